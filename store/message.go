@@ -1,0 +1,224 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/claudemesh/broker/wire"
+)
+
+// Message is one accepted message. A topic post is a message with a TopicID: history is a query over messages.
+type Message struct {
+	ID                  string
+	MeshID              string
+	Seq                 int64 // set by Enqueue
+	SenderMemberID      string
+	SenderPubkey        string // the sender's member key at the time
+	SenderSessionPubkey string // the key of the sending session, empty for none
+	SenderPresenceID    string // the presence that sent it, which never gets it back; empty for a REST post
+	SenderName          string // display name at the time
+	TargetSpec          string // as the sender gave it
+	TopicID             string
+	TopicName           string
+	Group               string // the group's name for a group target
+	Priority            wire.Priority
+	Nonce               string
+	Ciphertext          string
+	BodyVersion         int // topic messages: 1 or 2
+	ReplyToID           string
+	Subtype             string
+	ClientMessageID     string // unique per mesh and sender; empty for none
+	RequestFingerprint  string
+	ContentHash         string    // ContentHash of the request
+	Refused             []Refusal // set by Enqueue: addressed recipients left out for want of a place
+	CreatedAt           time.Time // set by Enqueue; never goes back within a mesh
+	ExpiresAt           time.Time
+}
+
+// Refusal is a recipient that was addressed and could not be given the message.
+type Refusal struct {
+	Recipient
+	Reason string // wire.ReasonQueueFull or wire.ReasonQuota
+}
+
+// Recipient is a mailbox: a member, or one session of a member.
+type Recipient struct {
+	MemberID      string
+	SessionPubkey string // set: only a connection with this session key may have it
+}
+
+// DoneBy says who confirmed a delivery.
+type DoneBy string
+
+// The two kinds of confirmation.
+const (
+	ByClient    DoneBy = "client"    // the recipient's client_ack
+	ByTransport DoneBy = "transport" // a pong that came back after the push: it reached the process
+)
+
+// DeliveryState is the state of a delivery. Done and expired are final.
+type DeliveryState string
+
+// The states of a delivery.
+const (
+	Pending DeliveryState = "pending"
+	Done    DeliveryState = "done"
+	Expired DeliveryState = "expired"
+)
+
+// Delivery is one message for one recipient.
+type Delivery struct {
+	Recipient
+	MeshID        string
+	MessageID     string
+	Seq           int64
+	Priority      wire.Priority
+	State         DeliveryState
+	CreatedAt     time.Time
+	ExpiresAt     time.Time
+	DoneAt        time.Time // set iff State is Done or Expired
+	DoneBy        DoneBy    // set iff State is Done
+	ExpiredReason string    // set iff State is Expired: wire.ReasonTTL or wire.ReasonRevoked
+}
+
+// Draft is a message to be stored, with its recipients.
+type Draft struct {
+	Message    Message // without Seq and Refused
+	Recipients []Recipient
+	// Direct messages have one recipient; a full mailbox refuses the message. Others leave the recipient out and say so.
+	Direct bool
+	// Mentions are the members to be notified, each once, in order.
+	Mentions []string
+}
+
+// Quota bounds mailboxes. Pending deliveries of one mailbox are counted apart for priority now and for the rest; now has NowPlaces
+// places of its own, and what exceeds them counts with the rest. With n pending now and r pending others, a delivery is refused with
+// queue_full when r + max(0, n - NowPlaces) >= PerMailbox, unless it is a now one and n < NowPlaces. The same holds for the part
+// that one sender has there, with PerSender and NowPerSender, and is refused with quota. A number of 0 or less lifts that bound.
+type Quota struct {
+	PerMailbox   int
+	PerSender    int
+	NowPlaces    int
+	NowPerSender int
+}
+
+// Enqueued is the outcome of one draft.
+type Enqueued struct {
+	// Message as stored: with Seq, CreatedAt and Refused; or, of a duplicate, the message accepted before.
+	Message Message
+	// Duplicate: the sender's ClientMessageID was accepted before with the same request; nothing was stored.
+	Duplicate bool
+	// Recipients are those of the draft that got a delivery, in the draft's order. Shared, maybe with the draft: do not change.
+	Recipients []Recipient
+	// Notified is the number of notifications made.
+	Notified int
+	// Err refuses this draft alone: ErrConflict (the ClientMessageID was used for another request, or the ID for another message),
+	// ErrNotFound (an unknown topic or recipient), ErrQueueFull (direct, with the
+	// reason in Message.Refused), or an error of the store that this draft provokes whenever it is tried.
+	Err error
+}
+
+// PendingQuery selects pending deliveries of one connection.
+type PendingQuery struct {
+	MeshID        string
+	MemberID      string
+	SessionPubkey string // also those for this session; empty: only those for the member
+	// After holds, for each wanted priority, the seq above which deliveries are wanted; a priority that is missing is not wanted.
+	After map[wire.Priority]int64
+	// UpTo, when above 0, leaves out deliveries with a larger seq.
+	UpTo  int64
+	Now   time.Time
+	Limit int
+}
+
+// Mail is a pending delivery with its message. Message is shared: do not change it.
+type Mail struct {
+	Delivery Delivery
+	Message  *Message
+}
+
+// Ack confirms deliveries of one recipient.
+type Ack struct {
+	MeshID        string
+	MemberID      string
+	SessionPubkey string // also deliveries for this session; empty: only those for the member
+	MessageIDs    []string
+	// UpTo, when above 0, leaves deliveries with a larger seq alone.
+	UpTo int64
+	By   DoneBy
+	At   time.Time
+}
+
+// HistoryQuery selects messages of a topic.
+type HistoryQuery struct {
+	MeshID  string
+	TopicID string
+	// Before, when above 0: newest first, only smaller seqs. After, when 0 or more and Before is 0 and Forward is set: oldest first, only larger seqs.
+	Before  int64
+	After   int64
+	Forward bool
+	Limit   int
+}
+
+// Inbox keeps messages and their deliveries.
+type Inbox interface {
+	// Enqueue stores the drafts of one mesh in order, in one transaction: each message with its dedupe key, one delivery per
+	// recipient that has a place, and its notifications; all of the batch or, with an error, nothing. It assigns consecutive Seqs in
+	// order. rosterVersion is the version that recipients were chosen by: if it is not the current one, ErrStale, and nothing is
+	// stored. A draft with a ClientMessageID that the sender used before, in this batch or earlier, is a duplicate if [SameRequest] says
+	// so and ErrConflict otherwise; neither is counted against a quota. The result has one element per draft.
+	Enqueue(ctx context.Context, mesh string, rosterVersion int64, drafts []Draft, q Quota, now time.Time) ([]Enqueued, error)
+	// Sent returns the message that the sender sent under clientMessageID, or ErrNotFound.
+	Sent(ctx context.Context, mesh, senderMemberID, clientMessageID string) (Message, error)
+	// Pending returns pending, unexpired deliveries with their messages, ascending by Seq, at most q.Limit. None is not an error.
+	Pending(ctx context.Context, q PendingQuery) ([]Mail, error)
+	// Ack makes pending deliveries done, in one transaction, and returns those it changed. Unknown, foreign and final ones are
+	// left as they are, which is not an error: any node may do it, any number of times.
+	Ack(ctx context.Context, acks []Ack) ([]Delivery, error)
+	// Message returns the message with that id, or the only one whose id starts so; ErrNotFound, or ErrAmbiguous. An exact id wins.
+	Message(ctx context.Context, mesh, idOrPrefix string) (Message, error)
+	// Deliveries returns the deliveries of a message, by recipient. None is not an error.
+	Deliveries(ctx context.Context, mesh, messageID string) ([]Delivery, error)
+	// History returns messages of a topic, archived or not, at most q.Limit; see [HistoryQuery].
+	History(ctx context.Context, q HistoryQuery) ([]Message, error)
+	// LastSeq is the seq of the newest message of the mesh, 0 for none, or ErrNotFound for an unknown mesh.
+	LastSeq(ctx context.Context, mesh string) (int64, error)
+}
+
+// ContentHash is the hash by which two requests without a fingerprint are compared: lower-case hex SHA-256 of
+// targetSpec|priority|nonce|ciphertext.
+func ContentHash(targetSpec string, priority wire.Priority, nonce, ciphertext string) string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{targetSpec, string(priority), nonce, ciphertext}, "|")))
+	return hex.EncodeToString(sum[:])
+}
+
+// SameRequest reports whether two messages with the same ClientMessageID are the same request: by fingerprint where both have one,
+// else by content hash.
+func SameRequest(a, b Message) bool {
+	if a.RequestFingerprint != "" && b.RequestFingerprint != "" {
+		return strings.EqualFold(a.RequestFingerprint, b.RequestFingerprint)
+	}
+	return a.ContentHash == b.ContentHash
+}
+
+// Refuse applies q to a mailbox with now and rest pending deliveries, senderNow and senderRest of them from the sender. It returns
+// the reason of the refusal, or the empty string.
+func (q Quota) Refuse(p wire.Priority, now, rest, senderNow, senderRest int) string {
+	full := func(n, r, limit, places int) bool {
+		if limit <= 0 || p == wire.PriorityNow && places > 0 && n < places {
+			return false
+		}
+		return r+max(0, n-max(0, places)) >= limit
+	}
+	switch {
+	case full(now, rest, q.PerMailbox, q.NowPlaces):
+		return wire.ReasonQueueFull
+	case full(senderNow, senderRest, q.PerSender, q.NowPerSender):
+		return wire.ReasonQuota
+	default:
+		return ""
+	}
+}
