@@ -1,0 +1,693 @@
+package broker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/claudemesh/broker/internal/status"
+	"github.com/claudemesh/broker/internal/wheel"
+	"github.com/claudemesh/broker/store"
+	"github.com/claudemesh/broker/wire"
+)
+
+// mesh is what this process knows of one mesh: who is here, their mailboxes, and the sends that wait for a commit.
+type mesh struct {
+	b  *Broker
+	id string
+
+	entering keyedMutex // by member: hellos of one member, one after another, across store calls
+
+	mu        sync.Mutex
+	info      store.Mesh           // guarded by mu
+	presences map[string]*presence // by id; guarded by mu
+	reserved  int                  // hellos that were promised a place; guarded by mu
+	strikes   map[string]*strikes  // frames beyond 1 MiB, by member; guarded by mu
+	roster    *store.Roster        // last loaded; may be behind the store; guarded by mu
+
+	mail    mailroom // delivery.go
+	outbox  outbox   // router.go
+	acks    ackQueue // delivery.go
+	streams streams  // stream.go
+
+	refs int // guarded by Broker.mu
+}
+
+// presence is one session's place in the mesh. All fields but mesh and row.ID are guarded by mesh.mu.
+type presence struct {
+	mesh   *mesh
+	member store.Member
+	row    store.Presence
+	sess   *session     // nil in grace
+	lease  *wheel.Timer // set in grace
+	dirty  bool         // row differs from the store's
+
+	expelled bool // ended for good; the store may have closed the row already, when it revoked or rekeyed the member
+}
+
+// nameLocked is the display name that others see.
+func (p *presence) nameLocked() string { return cmp.Or(p.row.DisplayName, p.member.Name) }
+
+// keyLocked is the key that reaches this session.
+func (p *presence) keyLocked() string { return cmp.Or(p.row.SessionPubkey, p.member.Pubkey) }
+
+// strikes counts the oversized frames of one member.
+type strikes struct {
+	since        time.Time
+	count        int
+	blockedUntil time.Time
+}
+
+// mesh returns the state of a mesh that exists and is not archived, and holds it until release. store.ErrNotFound otherwise.
+func (b *Broker) mesh(ctx context.Context, id string) (*mesh, error) {
+	b.mu.Lock()
+	if m := b.meshes[id]; m != nil {
+		m.refs++
+		b.mu.Unlock()
+		return m, nil
+	}
+	b.mu.Unlock()
+	info, err := b.store.Mesh(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if !info.ArchivedAt.IsZero() {
+		return nil, fmt.Errorf("mesh is archived: %w", store.ErrNotFound)
+	}
+	last, err := b.store.LastSeq(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m := b.meshes[id]
+	if m == nil {
+		m = &mesh{b: b, id: id, info: info, presences: map[string]*presence{}, strikes: map[string]*strikes{}}
+		m.mail.init(last)
+		b.meshes[id] = m
+	}
+	m.refs++
+	return m, nil
+}
+
+// release gives up what [Broker.mesh] held.
+func (m *mesh) release() {
+	m.b.mu.Lock()
+	defer m.b.mu.Unlock()
+	m.refs--
+}
+
+// loaded returns the state of a mesh that this process has something of, or nil. The caller releases it.
+func (b *Broker) loaded(id string) *mesh {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m := b.meshes[id]
+	if m != nil {
+		m.refs++
+	}
+	return m
+}
+
+// allMeshes returns every loaded mesh, each to be released.
+func (b *Broker) allMeshes() []*mesh {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make([]*mesh, 0, len(b.meshes))
+	for _, m := range b.meshes {
+		m.refs++
+		all = append(all, m)
+	}
+	return all
+}
+
+// forgetIdle drops the meshes that nobody is in.
+func (b *Broker) forgetIdle() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, m := range b.meshes {
+		if m.refs == 0 && m.idle() {
+			delete(b.meshes, id)
+		}
+	}
+}
+
+func (m *mesh) idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.presences) == 0 && m.reserved == 0 && m.streams.empty()
+}
+
+// currentRoster returns the roster that was loaded last, loading it if there is none.
+func (m *mesh) currentRoster(ctx context.Context) (*store.Roster, error) {
+	m.mu.Lock()
+	r := m.roster
+	m.mu.Unlock()
+	if r != nil {
+		return r, nil
+	}
+	return m.reloadRoster(ctx)
+}
+
+// reloadRoster asks the store for the roster as it is now.
+func (m *mesh) reloadRoster(ctx context.Context) (*store.Roster, error) {
+	r, err := m.b.store.Roster(ctx, m.id)
+	if err != nil {
+		return nil, fmt.Errorf("roster: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.roster == nil || m.roster.Version <= r.Version {
+		m.roster = r
+	}
+	return m.roster, nil
+}
+
+// presencesLocked returns the presences in the order in which lists show them: online before grace, then by connection time.
+func (m *mesh) presencesLocked() []*presence {
+	all := make([]*presence, 0, len(m.presences))
+	for _, p := range m.presences {
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(x, y *presence) int {
+		if (x.sess != nil) != (y.sess != nil) {
+			if x.sess != nil {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(x.row.ConnectedAt.Compare(y.row.ConnectedAt), cmp.Compare(x.row.ID, y.row.ID))
+	})
+	return all
+}
+
+// entry is what an accepted hello asks for.
+type entry struct {
+	row      store.Presence // without ID, times, status and epoch
+	member   store.Member
+	noGroups bool // the hello named no groups
+	hello    bool // entered by hello: saved state is restored
+	sess     *session
+}
+
+// entered is what became of it.
+type entered struct {
+	p         *presence
+	reattach  bool
+	restored  *store.PeerState
+	groups    bool // the groups were restored
+	replaced  *session
+	announced bool
+}
+
+var errCapacity = &wire.Fault{Code: wire.Capacity, Text: "mesh at connection capacity"}
+
+// enter gives a session its place: the one it had (reattach), or a new one. The greeting is called when the place is taken, before anything
+// can be pushed to the session. Hellos of one member run one after another.
+func (m *mesh) enter(ctx context.Context, e entry, greet func(entered)) error {
+	unlock := m.entering.lock(e.member.ID)
+	defer unlock()
+
+	m.mu.Lock()
+	old, replace := m.matchLocked(e)
+	if old != nil && !replace {
+		row, mine := old.row, old
+		m.mu.Unlock()
+		return m.reattach(ctx, e, row, mine, greet)
+	}
+	var room *presence
+	if old == nil {
+		if limit := m.b.opts.MaxPresencesPerMember; limit > 0 && m.countLocked(e.member.ID) >= limit {
+			if room = m.oldestGraceLocked(e.member.ID); room == nil {
+				m.mu.Unlock()
+				return errCapacity
+			}
+		} else if limit := m.b.opts.MaxConnectionsPerMesh; limit > 0 && len(m.presences)+m.reserved >= limit {
+			m.mu.Unlock()
+			return errCapacity
+		}
+	}
+	m.reserved++
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		m.reserved--
+		m.mu.Unlock()
+	}()
+	if old != nil {
+		m.replace(ctx, old)
+	}
+	if room != nil {
+		m.evict(ctx, room)
+	}
+	return m.fresh(ctx, e, greet)
+}
+
+// matchLocked finds the place that a hello comes back to, or that it replaces. Places of other members never match.
+func (m *mesh) matchLocked(e entry) (old *presence, replace bool) {
+	for _, p := range m.presences {
+		if p.member.ID != e.member.ID {
+			continue
+		}
+		if e.row.SessionPubkey != "" && p.row.SessionPubkey == e.row.SessionPubkey ||
+			e.row.SessionPubkey == "" && p.row.SessionPubkey == "" && p.row.SessionID == e.row.SessionID {
+			return p, false
+		}
+	}
+	for _, p := range m.presences {
+		if p.member.ID == e.member.ID && p.row.SessionID == e.row.SessionID {
+			return p, true
+		}
+	}
+	return nil, false
+}
+
+func (m *mesh) countLocked(member string) (n int) {
+	for _, p := range m.presences {
+		if p.member.ID == member {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *mesh) oldestGraceLocked(member string) (oldest *presence) {
+	for _, p := range m.presences {
+		if p.member.ID == member && p.sess == nil && (oldest == nil || p.row.LeaseUntil.Before(oldest.row.LeaseUntil)) {
+			oldest = p
+		}
+	}
+	return oldest
+}
+
+// reattach puts a new socket into an existing place. Nobody is told.
+func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *presence, greet func(entered)) error {
+	t := now()
+	row.SessionID, row.Cwd, row.PID = e.row.SessionID, e.row.Cwd, e.row.PID
+	row.DisplayName = cmp.Or(m.allowedName(e), row.DisplayName)
+	row.Hostname, row.PeerType, row.Channel, row.Model = e.row.Hostname, e.row.PeerType, e.row.Channel, e.row.Model
+	row.PeerRole = e.row.PeerRole
+	row.LeaseUntil, row.LastPingAt, row.BrokerID = time.Time{}, t, m.b.id
+	epoch, err := m.b.store.OpenPresence(ctx, row)
+	if err != nil {
+		return presenceFault(err)
+	}
+	m.mu.Lock()
+	if m.presences[row.ID] != p {
+		// The lease ran out while the store was busy. The row is open again, so the place is, too; the leave was announced already.
+		p = &presence{mesh: m, member: e.member, row: row}
+		m.presences[row.ID] = p
+	}
+	// Status, groups and the like may have moved on while the store was busy; only what the hello brings is taken from row.
+	live := &p.row
+	live.SessionID, live.Cwd, live.PID, live.DisplayName = row.SessionID, row.Cwd, row.PID, row.DisplayName
+	live.Hostname, live.PeerType, live.Channel, live.Model, live.PeerRole = row.Hostname, row.PeerType, row.Channel, row.Model, row.PeerRole
+	live.LeaseUntil, live.LastPingAt, live.BrokerID, live.Epoch = time.Time{}, t, m.b.id, epoch
+	if p.lease != nil {
+		p.lease.Stop()
+		p.lease = nil
+	}
+	replaced := p.sess
+	p.member, p.sess = e.member, e.sess
+	e.sess.place = p
+	m.mu.Unlock()
+	if replaced != nil {
+		m.mail.detach(replaced)
+		replaced.close(wire.CloseNormal, wire.ReasonReplaced)
+	}
+	greet(entered{p: p, reattach: true, replaced: replaced})
+	m.mail.attach(e.sess)
+	return nil
+}
+
+// fresh makes a new place and tells the others.
+func (m *mesh) fresh(ctx context.Context, e entry, greet func(entered)) error {
+	t := now()
+	row := e.row
+	row.ID, row.MeshID, row.MemberID, row.BrokerID = newID(), m.id, e.member.ID, m.b.id
+	row.ConnectedAt, row.LastPingAt, row.Visible = t, t, true
+	row.DisplayName = m.allowedName(e)
+	result := entered{}
+	if e.hello {
+		saved, err := m.b.store.PeerState(ctx, m.id, e.member.ID)
+		switch {
+		case err == nil:
+			result.restored = &saved
+			row.Visible, row.Profile = saved.Visible, saved.Profile
+			if e.noGroups && len(saved.Groups) > 0 {
+				row.Groups, e.noGroups, result.groups = saved.Groups, false, true
+			}
+			row.StatsRestored = saved.Stats != (wire.Stats{})
+		case !errors.Is(err, store.ErrNotFound):
+			return fmt.Errorf("saved state: %w", err)
+		}
+	}
+	if e.noGroups {
+		row.Groups = slices.Clone(e.member.DefaultGroups)
+	}
+	st := status.Initial(t)
+	row.Status, row.StatusSource, row.StatusUpdatedAt = wire.Status(st.Status), string(st.Source), st.UpdatedAt
+	epoch, err := m.b.store.OpenPresence(ctx, row)
+	if err != nil {
+		return presenceFault(err)
+	}
+	row.Epoch = epoch
+	p := &presence{mesh: m, member: e.member, row: row, sess: e.sess}
+	result.p = p
+	m.mu.Lock()
+	m.presences[row.ID] = p
+	e.sess.place = p
+	m.mu.Unlock()
+	p.takeHook(e.sess, t)
+	greet(result)
+	m.mail.attach(e.sess)
+	m.announceJoin(p, result.restored)
+	return nil
+}
+
+// allowedName is the display name that a hello may have: not one that looks like another member's or another member's session.
+func (m *mesh) allowedName(e entry) string {
+	want := store.FoldName(e.row.DisplayName)
+	if want == "" || want == store.FoldName(e.member.Name) {
+		return e.row.DisplayName
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.presences {
+		if p.member.ID != e.member.ID && (store.FoldName(p.row.DisplayName) == want || store.FoldName(p.member.Name) == want) {
+			return ""
+		}
+	}
+	if m.roster != nil {
+		for i := range m.roster.Members {
+			if o := &m.roster.Members[i]; o.ID != e.member.ID && store.FoldName(o.Name) == want {
+				return ""
+			}
+		}
+	}
+	return e.row.DisplayName
+}
+
+// nameTaken takes a session name away from whoever uses it when a member of that name appears.
+func (m *mesh) nameTaken(member store.Member) {
+	want := store.FoldName(member.Name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.presences {
+		if p.member.ID != member.ID && p.row.DisplayName != "" && store.FoldName(p.row.DisplayName) == want {
+			p.row.DisplayName = ""
+			p.dirty = true
+		}
+	}
+}
+
+func presenceFault(err error) error {
+	switch {
+	case errors.Is(err, store.ErrKeyInUse):
+		return &wire.Fault{Code: wire.SessionPubkeyInUse, Text: "this session key belongs to another member; make a new one"}
+	case errors.Is(err, store.ErrRevoked):
+		return &wire.Fault{Code: wire.Revoked, Text: "membership was revoked"}
+	default:
+		return fmt.Errorf("open presence: %w", err)
+	}
+}
+
+// lost is called when a session's socket is gone. A place that another socket has taken meanwhile is not touched.
+func (m *mesh) lost(ctx context.Context, s *session, clean bool) {
+	m.mail.detach(s)
+	m.mu.Lock()
+	p := s.place
+	if p == nil || p.sess != s {
+		m.mu.Unlock()
+		return
+	}
+	p.sess = nil
+	grace := m.b.opts.LeaseGrace
+	if clean && !m.b.opts.LeaseOnCleanClose || grace < 0 {
+		m.mu.Unlock()
+		m.evict(ctx, p)
+		return
+	}
+	m.graceLocked(p, now().Add(grace))
+	row := p.row
+	m.mu.Unlock()
+	m.savePeerState(ctx, row, p)
+	m.b.savePresence(ctx, row)
+}
+
+// graceLocked starts the lease of a place without a socket.
+func (m *mesh) graceLocked(p *presence, until time.Time) {
+	p.row.LeaseUntil = until
+	p.lease = m.b.wheel.After(time.Until(until), func() {
+		if !m.b.work.enterSession() {
+			return // shutting down: the place is left to the next broker
+		}
+		go func() {
+			defer m.b.work.leaveSession()
+			ctx, cancel := context.WithTimeout(m.b.life, storeTimeout)
+			defer cancel()
+			m.leaseOver(ctx, p)
+		}()
+	})
+}
+
+func (m *mesh) leaseOver(ctx context.Context, p *presence) {
+	m.mu.Lock()
+	over := p.sess == nil && !p.row.LeaseUntil.IsZero() && !p.row.LeaseUntil.After(time.Now())
+	m.mu.Unlock()
+	if over {
+		m.evict(ctx, p)
+	}
+}
+
+// replace makes room for a hello with the same session id and another session key.
+func (m *mesh) replace(ctx context.Context, p *presence) {
+	m.mu.Lock()
+	s := p.sess
+	p.sess = nil
+	m.mu.Unlock()
+	if s != nil {
+		m.mail.detach(s)
+		s.close(wire.CloseNormal, wire.ReasonReplaced)
+	}
+	m.evict(ctx, p)
+}
+
+// evict ends a place for good: it is the one way out, whoever asked for it. The second call does nothing.
+func (m *mesh) evict(ctx context.Context, p *presence) {
+	m.mu.Lock()
+	if m.presences[p.row.ID] != p || p.sess != nil {
+		m.mu.Unlock()
+		return
+	}
+	delete(m.presences, p.row.ID)
+	if p.lease != nil {
+		p.lease.Stop()
+		p.lease = nil
+	}
+	row, expelled := p.row, p.expelled
+	m.mu.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	m.savePeerState(ctx, row, p)
+	closed, err := m.b.store.ClosePresence(ctx, m.id, row.ID, m.b.id, row.Epoch, now())
+	if err != nil {
+		m.b.log.Warn("presence could not be closed; its lease ends it", "mesh", m.id, "cause", err)
+		closed = true
+	}
+	if closed || expelled {
+		m.announceLeave(p)
+	}
+}
+
+// savePeerState keeps what the member gets back when it returns.
+func (m *mesh) savePeerState(ctx context.Context, row store.Presence, p *presence) {
+	t := now()
+	m.mu.Lock()
+	name := p.nameLocked()
+	m.mu.Unlock()
+	u := store.PeerStateUpdate{
+		Groups: &row.Groups, Profile: &row.Profile, Visible: &row.Visible, LastSummary: row.Summary, LastName: &name, LastSeenAt: &t,
+	}
+	if row.Stats != nil {
+		total := *row.Stats
+		if !row.StatsRestored {
+			if saved, err := m.b.store.PeerState(ctx, m.id, row.MemberID); err == nil {
+				total = addStats(saved.Stats, total)
+			}
+		}
+		total.Uptime = nil
+		u.Stats = &total
+	}
+	if err := m.b.store.SavePeerState(ctx, m.id, row.MemberID, u, t); err != nil {
+		m.b.log.Warn("peer state could not be saved", "mesh", m.id, "cause", err)
+	}
+	if row.Stats != nil {
+		// Saved once, the totals are what the session continues from: saving again must not add twice.
+		m.mu.Lock()
+		p.row.Stats, p.row.StatsRestored = u.Stats, true
+		m.mu.Unlock()
+	}
+	if err := m.b.store.TouchMember(ctx, m.id, row.MemberID, t); err != nil {
+		m.b.log.Warn("last seen could not be saved", "mesh", m.id, "cause", err)
+	}
+}
+
+func addStats(x, y wire.Stats) wire.Stats {
+	sum := func(a, b *float64) *float64 {
+		if a == nil {
+			return b
+		}
+		if b == nil {
+			return a
+		}
+		total := *a + *b
+		return &total
+	}
+	return wire.Stats{
+		MessagesIn: sum(x.MessagesIn, y.MessagesIn), MessagesOut: sum(x.MessagesOut, y.MessagesOut),
+		ToolCalls: sum(x.ToolCalls, y.ToolCalls), Errors: sum(x.Errors, y.Errors),
+	}
+}
+
+// adopt takes over the presences that earlier brokers left: they keep their places until their leases end.
+func (b *Broker) adopt(ctx context.Context) error {
+	rows, err := b.store.AdoptPresences(ctx, b.id, now(), deadAfter, max(b.opts.LeaseGrace, 0))
+	if err != nil {
+		return fmt.Errorf("adopt presences: %w", err)
+	}
+	for _, row := range rows {
+		m, err := b.mesh(ctx, row.MeshID)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		member, err := b.store.Member(ctx, row.MeshID, row.MemberID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			m.release()
+			return fmt.Errorf("member of an adopted presence: %w", err)
+		}
+		p := &presence{mesh: m, member: member, row: row}
+		m.mu.Lock()
+		switch {
+		case m.presences[row.ID] != nil: // its session is back already
+			m.mu.Unlock()
+		case err != nil || !row.DisconnectedAt.IsZero():
+			m.mu.Unlock()
+			m.announceLeave(p)
+		default:
+			m.presences[row.ID] = p
+			m.graceLocked(p, row.LeaseUntil)
+			m.mu.Unlock()
+		}
+		m.release()
+	}
+	return nil
+}
+
+// deadAfter is the age of a heartbeat at which its broker counts as dead; beats come every 5 s.
+const deadAfter = 15 * time.Second
+
+// changed marks a presence's row to be mirrored to the store within a second.
+func (p *presence) changedLocked() { p.dirty = true }
+
+// savePresence mirrors one row now.
+func (b *Broker) savePresence(ctx context.Context, row store.Presence) {
+	if _, err := b.store.SavePresences(ctx, []store.Presence{row}); err != nil {
+		b.log.Warn("presence could not be saved", "mesh", row.MeshID, "cause", err)
+	}
+}
+
+// saveDirty mirrors what changed since the last call.
+func (b *Broker) saveDirty(ctx context.Context) {
+	var rows []store.Presence
+	var marked []*presence
+	meshes := b.allMeshes()
+	for _, m := range meshes {
+		m.mu.Lock()
+		for _, p := range m.presences {
+			if p.dirty {
+				p.dirty = false
+				rows = append(rows, p.row)
+				marked = append(marked, p)
+			}
+		}
+		m.mu.Unlock()
+	}
+	defer func() {
+		for _, m := range meshes {
+			m.release()
+		}
+	}()
+	if len(rows) == 0 {
+		return
+	}
+	if _, err := b.store.SavePresences(ctx, rows); err != nil {
+		b.log.Warn("presences could not be saved; next try in a second", "count", len(rows), "cause", err)
+		for _, p := range marked {
+			p.mesh.mu.Lock()
+			p.dirty = true
+			p.mesh.mu.Unlock()
+		}
+	}
+}
+
+// setStatus applies a signal to a presence and lets held messages go if it unlocked them. It reports whether the signal counted.
+func (p *presence) signal(apply func(status.State) (status.State, status.Effect)) status.Effect {
+	m := p.mesh
+	m.mu.Lock()
+	next, effect := apply(status.State{
+		Status: status.Status(p.row.Status), Source: status.Source(p.row.StatusSource), UpdatedAt: p.row.StatusUpdatedAt,
+	})
+	if effect.Written {
+		p.row.Status, p.row.StatusSource, p.row.StatusUpdatedAt = wire.Status(next.Status), string(next.Source), next.UpdatedAt
+		p.changedLocked()
+	}
+	s := p.sess
+	if s != nil {
+		s.status.Store(string(p.row.Status))
+	}
+	m.mu.Unlock()
+	if s != nil && effect.Drain {
+		s.wake()
+	}
+	return effect
+}
+
+// keyedMutex is a mutex per key that keeps nothing for keys that nobody holds.
+type keyedMutex struct {
+	mu   sync.Mutex
+	held map[string]*keyedLock
+}
+
+type keyedLock struct {
+	ch   chan struct{} // holds one token while locked; a channel, because waiting on it is visible to synctest
+	refs int
+}
+
+// lock locks key and returns the function that unlocks it.
+func (k *keyedMutex) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	if k.held == nil {
+		k.held = map[string]*keyedLock{}
+	}
+	l := k.held[key]
+	if l == nil {
+		l = &keyedLock{ch: make(chan struct{}, 1)}
+		k.held[key] = l
+	}
+	l.refs++
+	k.mu.Unlock()
+	l.ch <- struct{}{}
+	return func() {
+		<-l.ch
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.refs--; l.refs == 0 {
+			delete(k.held, key)
+		}
+	}
+}
