@@ -88,7 +88,27 @@ type mark struct {
 	attempts  int
 	write     uint64 // number of the write on this connection
 	confirmed bool   // a pong came back, but an explicit connection of the member has the say
-	acking    bool   // the acknowledgement is on its way to the store
+	route     route
+	acking    bool // the acknowledgement is on its way to the store
+}
+
+// route is what decides which of a member's connections may have a message.
+type route struct {
+	session   string // set: only the connection with this session key
+	sender    string // presence that sent it
+	multicast bool
+	group     string
+}
+
+func routeOf(m *store.Message, session string) route {
+	r := route{session: session, sender: m.SenderPresenceID, group: m.Group}
+	r.multicast = m.TopicID == "" && wire.ParseTarget(m.TargetSpec).Kind != wire.TargetKey
+	return r
+}
+
+// mayReach reports whether the route leads to session s, whatever its status.
+func (r route) mayReach(s *session) bool {
+	return (r.session == "" || r.session == s.sessionKey) && (r.sender == "" || r.sender != s.presenceID) && (!r.multicast || s.wants(r.group))
 }
 
 func (r *mailroom) init(published int64) {
@@ -287,9 +307,10 @@ type view struct {
 
 // outgoing is a push that is about to be written.
 type outgoing struct {
-	frame []byte
-	msg   *store.Message
-	lane  lane
+	frame   []byte
+	msg     *store.Message
+	lane    lane
+	session string // of the delivery
 }
 
 // deliverable lists the lanes that the session's status lets through.
@@ -380,7 +401,7 @@ func (box *mailbox) next(ctx context.Context, s *session, cursor [lanes]int64, l
 		}
 		frame := encodePush(m.Message, false)
 		size += len(frame)
-		out = append(out, outgoing{frame: frame, msg: m.Message, lane: laneOf(m.Message.Priority)})
+		out = append(out, outgoing{frame: frame, msg: m.Message, lane: laneOf(m.Message.Priority), session: m.Delivery.SessionPubkey})
 	}
 	for _, l := range may {
 		if next[l] < base {
@@ -430,7 +451,7 @@ func (box *mailbox) fromRingsLocked(s *session, may []lane, cursor [lanes]int64,
 			continue
 		}
 		size += len(c.frame)
-		out = append(out, outgoing{frame: c.frame, msg: c.msg, lane: from})
+		out = append(out, outgoing{frame: c.frame, msg: c.msg, lane: from, session: it.session})
 	}
 }
 
@@ -481,7 +502,7 @@ func (s *session) push(ctx context.Context, out []outgoing) error {
 		s.writes++
 		mk := s.marks[o.msg.ID]
 		if mk == nil {
-			mk = &mark{seq: o.msg.Seq, lane: o.lane, clientID: o.msg.ClientMessageID}
+			mk = &mark{seq: o.msg.Seq, lane: o.lane, clientID: o.msg.ClientMessageID, route: routeOf(o.msg, o.session)}
 			s.marks[o.msg.ID] = mk
 		}
 		mk.sentAt, mk.write = t, s.writes
@@ -582,7 +603,7 @@ func (s *session) redeliver(ctx context.Context, l lane) error {
 			pending[m.Message.ID] = true
 			after = m.Message.Seq
 			if s.hasMark(m.Message.ID) {
-				out = append(out, outgoing{frame: encodePush(m.Message, true), msg: m.Message, lane: l})
+				out = append(out, outgoing{frame: encodePush(m.Message, true), msg: m.Message, lane: l, session: m.Delivery.SessionPubkey})
 			}
 		}
 		s.b.metrics.redelivered.Add(uint64(len(out)))
@@ -593,13 +614,16 @@ func (s *session) redeliver(ctx context.Context, l lane) error {
 			break
 		}
 	}
+	var final []string
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for id, mk := range s.marks {
 		if mk.lane == l && mk.seq <= upTo && !pending[id] {
 			delete(s.marks, id)
+			final = append(final, id)
 		}
 	}
+	s.mu.Unlock()
+	s.box.Load().finish(final)
 	return nil
 }
 
@@ -627,7 +651,7 @@ func (s *session) clientAck(a wire.ClientAck) {
 			ids = append(ids, id)
 		}
 	}
-	if len(ids) == 0 && a.ClientMessageID != "" {
+	if len(a.MessageIDs) == 0 && a.ClientMessageID != "" {
 		// The sender's id is unique only per sender, so it stands for one message: the oldest written here.
 		if id, mk := s.oldestLocked(a.ClientMessageID); mk != nil {
 			mk.acking = true
@@ -709,7 +733,7 @@ func (s *session) confirmed(upTo uint64) {
 	if box == nil {
 		return
 	}
-	explicit := box.explicitOther(s)
+	explicit := box.explicitOthers(s)
 	ack := store.Ack{MeshID: s.mesh.id, MemberID: s.member.ID, SessionPubkey: s.sessionKey, By: store.ByTransport, At: now()}
 	s.mu.Lock()
 	later := false
@@ -719,7 +743,7 @@ func (s *session) confirmed(upTo uint64) {
 			case mk.acking || mk.confirmed:
 			case mk.write > upTo:
 				later = true
-			case explicit:
+			case slices.ContainsFunc(explicit, mk.route.mayReach):
 				mk.confirmed = true
 			default:
 				mk.acking = true
@@ -736,22 +760,22 @@ func (s *session) confirmed(upTo uint64) {
 	}
 }
 
-// explicitOther reports whether another live connection of the member acknowledges by client_ack: then only that counts.
-func (box *mailbox) explicitOther(s *session) bool {
+// explicitOthers lists the member's other live connections that acknowledge by client_ack: what they may have, only that completes.
+func (box *mailbox) explicitOthers(s *session) []*session {
 	box.mu.Lock()
 	defer box.mu.Unlock()
+	var others []*session
 	for _, o := range box.sessions {
 		if o == s {
 			continue
 		}
 		o.mu.Lock()
-		explicit := o.explicit
-		o.mu.Unlock()
-		if explicit {
-			return true
+		if o.explicit {
+			others = append(others, o)
 		}
+		o.mu.Unlock()
 	}
-	return false
+	return others
 }
 
 // ackQueue brings the acknowledgements of a mesh to the store, many in one operation.

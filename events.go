@@ -36,8 +36,9 @@ func (m *mesh) tellLocked(key eventKey, frame []byte, want func(*presence) bool)
 
 // eventKey names what an event is about. Of events with one subject only the latest waits; a leave that meets its unsent join takes both away.
 type eventKey struct {
-	subject string // presence id; empty: keep all
-	leave   bool
+	subject  string // what it is about; empty: keep all
+	presence bool   // a session came or went: never a reason to close a slow connection
+	leave    bool
 }
 
 func (m *mesh) announceJoin(p *presence, restored *store.PeerState) {
@@ -57,7 +58,7 @@ func (m *mesh) announceJoin(p *presence, restored *store.PeerState) {
 		data.LastSeenAt, data.Summary = wire.FormatTime(restored.LastSeenAt), restored.LastSummary
 	}
 	siblings := p.row.PeerRole == wire.RoleSession
-	m.tellLocked(eventKey{subject: p.row.ID}, m.event(name, data), func(o *presence) bool {
+	m.tellLocked(eventKey{subject: p.row.ID, presence: true}, m.event(name, data), func(o *presence) bool {
 		return o != p && (siblings || o.member.ID != p.member.ID)
 	})
 }
@@ -69,7 +70,7 @@ func (m *mesh) announceLeave(p *presence) {
 		return
 	}
 	data := wire.PeerEvent{Name: p.nameLocked(), DisplayName: p.nameLocked(), Pubkey: p.keyLocked()}
-	m.tellLocked(eventKey{subject: p.row.ID, leave: true}, m.event(wire.EventPeerLeft, data), func(o *presence) bool {
+	m.tellLocked(eventKey{subject: p.row.ID, presence: true, leave: true}, m.event(wire.EventPeerLeft, data), func(o *presence) bool {
 		return o.member.ID != p.member.ID
 	})
 }

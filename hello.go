@@ -35,7 +35,9 @@ func (s *session) signIn(ctx context.Context) error {
 	deadline := s.b.opts.HelloDeadline
 	if deadline > 0 {
 		timer := s.b.wheel.After(deadline, func() {
-			s.sayRefused(refused(wire.HelloTimeout, fmt.Sprintf("no accepted hello within %s", deadline)))
+			if !s.isGreeted() {
+				s.sayRefused(refused(wire.HelloTimeout, fmt.Sprintf("no accepted hello within %s", deadline)))
+			}
 		})
 		defer timer.Stop()
 	}
@@ -115,6 +117,12 @@ func (s *session) sayRefused(r *refusal) {
 	s.close(r.close, r.reason)
 }
 
+func (s *session) isGreeted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.greeted
+}
+
 // pace makes a remote address wait its turn before signatures are checked, so that nobody can buy our time with frames of its own.
 func (s *session) pace(ctx context.Context) error {
 	if s.b.opts.HandshakesPerSecondPerAddr < 0 {
@@ -138,6 +146,7 @@ type proven struct {
 	meshID     string
 	memberKey  string
 	sessionKey string
+	claimedID  string // the memberId of a hello, which is signed but decides nothing
 	signed     string // what the old signature covers, for the replay cache
 	nonce      string // of helloSignature2; empty: none was given
 	common     *wire.HelloCommon
@@ -167,9 +176,10 @@ func (s *session) hello(ctx context.Context, head wire.Head, frame []byte) (*ref
 		meshID: h.MeshID, memberKey: h.MemberKey(), sessionKey: key, common: &h.HelloCommon, role: wire.RoleControlPlane,
 		signed: identity.HelloText(h.MeshID, h.MemberID, h.Pubkey, float64(h.Timestamp)),
 	}
-	if ref := p.checkBinding(h.MemberID, h.Pubkey, ""); ref != nil {
+	if ref := p.checkBinding(h.MemberID, h.Pubkey); ref != nil {
 		return ref, nil
 	}
+	p.claimedID = h.MemberID
 	return s.admit(ctx, head, p)
 }
 
@@ -212,13 +222,19 @@ func (s *session) sessionHello(ctx context.Context, head wire.Head, frame []byte
 		parentID: h.ParentMemberID, session: true,
 		signed: identity.SessionHelloText(h.MeshID, h.ParentMemberPubkey, h.SessionPubkey, float64(h.Timestamp)),
 	}
-	// The session key signs the whole hello already; the second signature only adds the session id.
+	if ref := p.checkBinding(h.ParentMemberID, h.ParentMemberPubkey); ref != nil {
+		return ref, nil
+	}
 	return s.admit(ctx, head, p)
 }
 
+// knownMember reports whether the mesh has a member with that key. A host's own Auth may enrol members as they come, so only it can say.
 func (s *session) knownMember(ctx context.Context, meshID, key string) (bool, error) {
 	if !wire.IsID(meshID) {
 		return false, nil
+	}
+	if _, ours := s.b.auth.(StoreAuth); !ours {
+		return true, nil
 	}
 	_, err := s.b.store.MemberByKey(ctx, meshID, key)
 	if errors.Is(err, store.ErrNotFound) {
@@ -239,22 +255,16 @@ func signatureRefusal(prefix, metric string, err error) *refusal {
 }
 
 // checkBinding verifies the signatures by which a hello binds its session, if it has them.
-func (p *proven) checkBinding(memberID, pubkey, sessionKey string) *refusal {
+func (p *proven) checkBinding(memberID, pubkey string) *refusal {
 	c := p.common
-	if c.HelloSignature2 == "" && c.SessionSignature == "" && c.Nonce == "" {
+	if c.HelloSignature2 == "" && c.SessionSignature == "" {
 		return nil
 	}
-	text := identity.Hello2Text(p.meshID, memberID, pubkey, p.sessionKey, c.SessionID, float64(c.Timestamp), c.Nonce)
-	if raw, err := identity.StrictBase64(c.Nonce); err != nil || len(raw) != 24 {
-		return refused(wire.Malformed, "hello rejected: nonce must be 24 bytes in base64")
-	}
-	if err := identity.Verify(pubkey, text, c.HelloSignature2); err != nil {
-		return signatureRefusal("hello rejected: helloSignature2: ", "", err)
-	}
-	if p.sessionKey != "" {
-		if err := identity.Verify(p.sessionKey, text, c.SessionSignature); err != nil {
-			return signatureRefusal("hello rejected: sessionSignature: ", "", err)
-		}
+	if err := (identity.Hello2{
+		MeshID: p.meshID, MemberID: memberID, Pubkey: pubkey, SessionPubkey: p.sessionKey, SessionID: c.SessionID,
+		Timestamp: float64(c.Timestamp), Nonce: c.Nonce, Signature: c.HelloSignature2, SessionSignature: c.SessionSignature,
+	}).Verify(time.Now()); err != nil {
+		return signatureRefusal("hello rejected: second signature: ", "", err)
 	}
 	p.nonce = c.Nonce
 	return nil
@@ -286,6 +296,12 @@ func (s *session) admit(ctx context.Context, head wire.Head, p proven) (*refusal
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	if s.isEnding() { // too late: the deadline passed while the hello waited its turn
+		return nil, errLate
+	}
+	if p.claimedID != "" && p.claimedID != member.ID {
+		s.log.Debug("memberId of a hello is not the key's", "mesh", p.meshID, "member", member.ID)
+	}
 	c := p.common
 	if c.DisplayName != "" { // it is compared with the members' names as they are now
 		if _, err := meshState.reloadRoster(ctx); err != nil {
@@ -295,7 +311,7 @@ func (s *session) admit(ctx context.Context, head wire.Head, p proven) (*refusal
 	e := entry{
 		member: member, sess: s, hello: !p.session, noGroups: c.Groups == nil || !p.session && len(*c.Groups) == 0,
 		row: store.Presence{
-			SessionID: c.SessionID, SessionPubkey: p.sessionKey, DisplayName: c.DisplayName, PID: int64(c.PID), Cwd: c.Cwd, PeerRole: p.role,
+			SessionID: c.SessionID, SessionPubkey: p.sessionKey, DisplayName: c.DisplayName, PID: clampPID(c.PID), Cwd: c.Cwd, PeerRole: p.role,
 			Hostname: c.Hostname, PeerType: c.PeerType, Channel: c.Channel, Model: c.Model,
 		},
 	}
@@ -362,6 +378,12 @@ func (s *session) memberOf(ctx context.Context, p proven) (store.Member, *mesh, 
 	if err != nil {
 		return member, nil, nil, fmt.Errorf("mesh: %w", err)
 	}
+	if _, ours := s.b.auth.(StoreAuth); !ours { // which has looked
+		if info, err := s.b.store.Mesh(ctx, p.meshID); err != nil || !info.ArchivedAt.IsZero() {
+			meshState.release()
+			return member, nil, unauthorized, err
+		}
+	}
 	var ref *refusal
 	switch {
 	case !member.RevokedAt.IsZero():
@@ -369,7 +391,7 @@ func (s *session) memberOf(ctx context.Context, p proven) (store.Member, *mesh, 
 		ref.close, ref.reason = wire.CloseBanned, wire.ReasonBanned
 	case p.parentID != "" && p.parentID != member.ID:
 		ref = refused(wire.ParentMismatch, "parentMemberId does not match parentMemberPubkey")
-	case member.RequireHello2 && p.nonce == "" && !p.session:
+	case member.RequireHello2 && p.nonce == "":
 		ref = refused(wire.Hello2Required, "this member only signs in with helloSignature2")
 	}
 	if ref != nil {
@@ -379,28 +401,42 @@ func (s *session) memberOf(ctx context.Context, p proven) (store.Member, *mesh, 
 	return member, meshState, nil, nil
 }
 
-// replayWindow is how long a used hello is remembered: twice the skew that its timestamp may have, on either side.
-const replayWindow = 2 * time.Minute
+// errLate ends a connection whose hello came to be admitted after its deadline; it has been told.
+var errLate = errors.New("hello deadline has passed")
 
-// firstUse refuses a hello that was used before: a nonce at all, an older hello for another session.
+// clampPID keeps a number that a peer made up within what a process id can be.
+func clampPID(n wire.Number) int64 { return int64(min(max(float64(n), 0), 1<<31)) }
+
+// replayWindow is how long a used hello is remembered: the skew that its timestamp may have, on either side, and a second for rounding.
+const replayWindow = 2*identity.MaxSkew + time.Second
+
+// firstUse refuses a hello that was used before. An older one is admitted again only for the same session; one with a nonce never, and neither
+// is its older signature without the nonce, which a thief could cut out of it.
 func (s *session) firstUse(ctx context.Context, p proven, member store.Member) (*refusal, error) {
-	if s.b.opts.AllowHelloReplay && p.nonce == "" {
-		return nil, nil
-	}
-	key, value := "hello "+p.signed, p.sessionKey+" "+p.common.SessionID
-	if p.nonce != "" {
-		key, value = "nonce "+member.ID+" "+p.nonce, ""
-	}
+	used := refused(wire.Replayed, "this hello was used before; sign a new one")
 	t := now()
-	first, same, err := s.b.store.ClaimOnce(ctx, p.meshID, key, value, t.Add(replayWindow), t)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("replay check: %w", err)
-	case first || p.nonce == "" && same:
-		return nil, nil
-	default:
-		return refused(wire.Replayed, "this hello was used before; sign a new one"), nil
+	value := p.sessionKey + " " + p.common.SessionID
+	if p.nonce != "" {
+		first, _, err := s.b.store.ClaimOnce(ctx, p.meshID, "nonce "+member.ID+" "+p.nonce, "", t.Add(replayWindow), t)
+		if err != nil {
+			return nil, fmt.Errorf("replay check: %w", err)
+		}
+		if !first {
+			return used, nil
+		}
+		value += " " + p.nonce
 	}
+	if s.b.opts.AllowHelloReplay {
+		return nil, nil
+	}
+	first, same, err := s.b.store.ClaimOnce(ctx, p.meshID, "hello "+p.signed, value, t.Add(replayWindow), t)
+	if err != nil {
+		return nil, fmt.Errorf("replay check: %w", err)
+	}
+	if !first && !same {
+		return used, nil
+	}
+	return nil, nil
 }
 
 // greet queues hello_ack. Nothing can be pushed to the session before.

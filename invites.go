@@ -287,19 +287,25 @@ func (b *Broker) CreateInvite(ctx context.Context, meshID string, owner identity
 	if ttl < 0 {
 		return "", store.Invite{}, wire.BadField("TTL", "must be positive")
 	}
-	invite, err := identity.InviteV1{
-		MeshID: meshID, MeshSlug: mesh.Slug, BrokerURL: o.BrokerURL, MeshRootKey: o.RootKey, Role: cmp.Or(o.Role, store.RoleMember),
-		ExpiresAt: math.Ceil(float64(now().Add(ttl).UnixMilli()) / 1000),
-	}.Sign(owner)
-	if err != nil {
-		return "", store.Invite{}, &wire.Fault{Code: wire.InvalidArgs, Text: "the invite cannot be signed: " + err.Error(), Cause: err}
+	expires := math.Ceil(float64(now().Add(ttl).UnixMilli()) / 1000)
+	for {
+		invite, err := identity.InviteV1{
+			MeshID: meshID, MeshSlug: mesh.Slug, BrokerURL: o.BrokerURL, MeshRootKey: o.RootKey, Role: cmp.Or(o.Role, store.RoleMember),
+			ExpiresAt: expires,
+		}.Sign(owner)
+		if err != nil {
+			return "", store.Invite{}, &wire.Fault{Code: wire.InvalidArgs, Text: "the invite cannot be signed: " + err.Error(), Cause: err}
+		}
+		token := invite.Token()
+		kept, err := b.UploadInvite(ctx, meshID, token, InviteUpload{MaxUses: o.MaxUses, Preset: o.Preset, FirstIsAdmin: o.FirstIsAdmin})
+		switch {
+		case err == nil:
+			return "ic://join/" + token, kept, nil
+		case !errors.Is(err, store.ErrConflict) || ctx.Err() != nil:
+			return "", store.Invite{}, err
+		}
+		expires++ // an invite is known by its text, which says no more than this: the next second makes it another one
 	}
-	token := invite.Token()
-	kept, err := b.UploadInvite(ctx, meshID, token, InviteUpload{MaxUses: o.MaxUses, Preset: o.Preset, FirstIsAdmin: o.FirstIsAdmin})
-	if err != nil {
-		return "", store.Invite{}, err
-	}
-	return "ic://join/" + token, kept, nil
 }
 
 // deriveRootKey makes a root key that only the owner can make again, so that nobody needs to keep it.

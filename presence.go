@@ -195,12 +195,10 @@ type entry struct {
 
 // entered is what became of it.
 type entered struct {
-	p         *presence
-	reattach  bool
-	restored  *store.PeerState
-	groups    bool // the groups were restored
-	replaced  *session
-	announced bool
+	p        *presence
+	reattach bool
+	restored *store.PeerState
+	groups   bool // the groups were restored
 }
 
 var errCapacity = &wire.Fault{Code: wire.Capacity, Text: "mesh at connection capacity"}
@@ -212,22 +210,25 @@ func (m *mesh) enter(ctx context.Context, e entry, greet func(entered)) error {
 	defer unlock()
 
 	m.mu.Lock()
-	old, replace := m.matchLocked(e)
-	if old != nil && !replace {
-		row, mine := old.row, old
+	old, replaced := m.matchLocked(e)
+	if old != nil {
+		row := old.row
 		m.mu.Unlock()
-		return m.reattach(ctx, e, row, mine, greet)
+		if replaced != nil {
+			m.replace(ctx, replaced)
+		}
+		return m.reattach(ctx, e, row, old, greet)
 	}
 	var room *presence
-	if old == nil {
+	if replaced == nil {
 		if limit := m.b.opts.MaxPresencesPerMember; limit > 0 && m.countLocked(e.member.ID) >= limit {
 			if room = m.oldestGraceLocked(e.member.ID); room == nil {
 				m.mu.Unlock()
-				return errCapacity
+				return m.full(ctx, e)
 			}
 		} else if limit := m.b.opts.MaxConnectionsPerMesh; limit > 0 && len(m.presences)+m.reserved >= limit {
 			m.mu.Unlock()
-			return errCapacity
+			return m.full(ctx, e)
 		}
 	}
 	m.reserved++
@@ -237,8 +238,8 @@ func (m *mesh) enter(ctx context.Context, e entry, greet func(entered)) error {
 		m.reserved--
 		m.mu.Unlock()
 	}()
-	if old != nil {
-		m.replace(ctx, old)
+	if replaced != nil {
+		m.replace(ctx, replaced)
 	}
 	if room != nil {
 		m.evict(ctx, room)
@@ -246,23 +247,36 @@ func (m *mesh) enter(ctx context.Context, e entry, greet func(entered)) error {
 	return m.fresh(ctx, e, greet)
 }
 
-// matchLocked finds the place that a hello comes back to, or that it replaces. Places of other members never match.
-func (m *mesh) matchLocked(e entry) (old *presence, replace bool) {
+// full refuses a hello for want of a place; a session key that is somebody else's is the better reason.
+func (m *mesh) full(ctx context.Context, e entry) error {
+	if key := e.row.SessionPubkey; key != "" {
+		owner, _, err := m.b.store.SessionKeyOwner(ctx, m.id, key, now())
+		if member, err2 := m.b.store.MemberByKey(ctx, m.id, key); err2 == nil {
+			owner, err = member.ID, nil
+		}
+		if err == nil && owner != e.member.ID {
+			return presenceFault(store.ErrKeyInUse)
+		}
+	}
+	return errCapacity
+}
+
+// matchLocked finds the place that a hello comes back to, and the one that it replaces: the same process with another session key. Places of other
+// members never match.
+func (m *mesh) matchLocked(e entry) (old, replaced *presence) {
 	for _, p := range m.presences {
 		if p.member.ID != e.member.ID {
 			continue
 		}
-		if e.row.SessionPubkey != "" && p.row.SessionPubkey == e.row.SessionPubkey ||
-			e.row.SessionPubkey == "" && p.row.SessionPubkey == "" && p.row.SessionID == e.row.SessionID {
-			return p, false
+		sameID := p.row.SessionID == e.row.SessionID
+		switch key := e.row.SessionPubkey; {
+		case key != "" && p.row.SessionPubkey == key, key == "" && p.row.SessionPubkey == "" && sameID:
+			old = p
+		case sameID:
+			replaced = p
 		}
 	}
-	for _, p := range m.presences {
-		if p.member.ID == e.member.ID && p.row.SessionID == e.row.SessionID {
-			return p, true
-		}
-	}
-	return nil, false
+	return old, replaced
 }
 
 func (m *mesh) countLocked(member string) (n int) {
@@ -296,8 +310,8 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 		return presenceFault(err)
 	}
 	m.mu.Lock()
-	if m.presences[row.ID] != p {
-		// The lease ran out while the store was busy. The row is open again, so the place is, too; the leave was announced already.
+	late := m.presences[row.ID] != p
+	if late { // the lease ran out while the store was busy, and others were told; the row is open again, and so is the place
 		p = &presence{mesh: m, member: e.member, row: row}
 		m.presences[row.ID] = p
 	}
@@ -310,6 +324,9 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 		p.lease.Stop()
 		p.lease = nil
 	}
+	if m.nameInUseLocked(p.row.DisplayName, e.member) {
+		p.row.DisplayName = ""
+	}
 	replaced := p.sess
 	p.member, p.sess = e.member, e.sess
 	e.sess.place = p
@@ -318,8 +335,11 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 		m.mail.detach(replaced)
 		replaced.close(wire.CloseNormal, wire.ReasonReplaced)
 	}
-	greet(entered{p: p, reattach: true, replaced: replaced})
+	greet(entered{p: p, reattach: true})
 	m.mail.attach(e.sess)
+	if late {
+		m.announceJoin(p, nil)
+	}
 	return nil
 }
 
@@ -358,6 +378,10 @@ func (m *mesh) fresh(ctx context.Context, e entry, greet func(entered)) error {
 	p := &presence{mesh: m, member: e.member, row: row, sess: e.sess}
 	result.p = p
 	m.mu.Lock()
+	if m.nameInUseLocked(p.row.DisplayName, e.member) { // by a hello of the same moment
+		p.row.DisplayName = ""
+		p.changedLocked()
+	}
 	m.presences[row.ID] = p
 	e.sess.place = p
 	m.mu.Unlock()
@@ -368,27 +392,35 @@ func (m *mesh) fresh(ctx context.Context, e entry, greet func(entered)) error {
 	return nil
 }
 
-// allowedName is the display name that a hello may have: not one that looks like another member's or another member's session.
+// allowedName is the display name that a hello may have: not one that looks like another member's, or another member's session's, or like nothing.
 func (m *mesh) allowedName(e entry) string {
-	want := store.FoldName(e.row.DisplayName)
-	if want == "" || want == store.FoldName(e.member.Name) {
-		return e.row.DisplayName
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if store.FoldName(e.row.DisplayName) == "" || m.nameInUseLocked(e.row.DisplayName, e.member) {
+		return ""
+	}
+	return e.row.DisplayName
+}
+
+// nameInUseLocked reports whether a session name looks like that of another member or of its session.
+func (m *mesh) nameInUseLocked(name string, by store.Member) bool {
+	want := store.FoldName(name)
+	if want == "" || want == store.FoldName(by.Name) {
+		return false
+	}
 	for _, p := range m.presences {
-		if p.member.ID != e.member.ID && (store.FoldName(p.row.DisplayName) == want || store.FoldName(p.member.Name) == want) {
-			return ""
+		if p.member.ID != by.ID && (store.FoldName(p.row.DisplayName) == want || store.FoldName(p.member.Name) == want) {
+			return true
 		}
 	}
 	if m.roster != nil {
 		for i := range m.roster.Members {
-			if o := &m.roster.Members[i]; o.ID != e.member.ID && store.FoldName(o.Name) == want {
-				return ""
+			if o := &m.roster.Members[i]; o.ID != by.ID && store.FoldName(o.Name) == want {
+				return true
 			}
 		}
 	}
-	return e.row.DisplayName
+	return false
 }
 
 // nameTaken takes a session name away from whoever uses it when a member of that name appears.
@@ -514,8 +546,9 @@ func (m *mesh) savePeerState(ctx context.Context, row store.Presence, p *presenc
 	if row.Stats != nil {
 		total := *row.Stats
 		if !row.StatsRestored {
+			// The session counts from zero: what it has counted since the last time is added to what other sessions have.
 			if saved, err := m.b.store.PeerState(ctx, m.id, row.MemberID); err == nil {
-				total = addStats(saved.Stats, total)
+				total = addStats(saved.Stats, newStats(total, row.StatsSaved))
 			}
 		}
 		total.Uptime = nil
@@ -524,31 +557,49 @@ func (m *mesh) savePeerState(ctx context.Context, row store.Presence, p *presenc
 	if err := m.b.store.SavePeerState(ctx, m.id, row.MemberID, u, t); err != nil {
 		m.b.log.Warn("peer state could not be saved", "mesh", m.id, "cause", err)
 	}
-	if row.Stats != nil {
-		// Saved once, the totals are what the session continues from: saving again must not add twice.
-		m.mu.Lock()
-		p.row.Stats, p.row.StatsRestored = u.Stats, true
-		m.mu.Unlock()
-	}
+	m.mu.Lock()
+	p.row.StatsSaved = row.Stats // so that saving again does not add twice
+	m.mu.Unlock()
 	if err := m.b.store.TouchMember(ctx, m.id, row.MemberID, t); err != nil {
 		m.b.log.Warn("last seen could not be saved", "mesh", m.id, "cause", err)
 	}
 }
 
+// addStats adds counters, newStats takes what was counted before away. Uptime is not kept.
 func addStats(x, y wire.Stats) wire.Stats {
-	sum := func(a, b *float64) *float64 {
-		if a == nil {
-			return b
+	return eachStat(x, y, func(a, b float64) float64 { return a + b })
+}
+
+func newStats(counted wire.Stats, before *wire.Stats) wire.Stats {
+	if before == nil {
+		return counted
+	}
+	return eachStat(counted, *before, func(a, b float64) float64 {
+		if a < b {
+			return a // the process began again
 		}
-		if b == nil {
-			return a
+		return a - b
+	})
+}
+
+func eachStat(x, y wire.Stats, f func(a, b float64) float64) wire.Stats {
+	both := func(a, b *float64) *float64 {
+		if a == nil && b == nil {
+			return nil
 		}
-		total := *a + *b
-		return &total
+		var va, vb float64
+		if a != nil {
+			va = *a
+		}
+		if b != nil {
+			vb = *b
+		}
+		v := f(va, vb)
+		return &v
 	}
 	return wire.Stats{
-		MessagesIn: sum(x.MessagesIn, y.MessagesIn), MessagesOut: sum(x.MessagesOut, y.MessagesOut),
-		ToolCalls: sum(x.ToolCalls, y.ToolCalls), Errors: sum(x.Errors, y.Errors),
+		MessagesIn: both(x.MessagesIn, y.MessagesIn), MessagesOut: both(x.MessagesOut, y.MessagesOut),
+		ToolCalls: both(x.ToolCalls, y.ToolCalls), Errors: both(x.Errors, y.Errors),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -160,7 +161,7 @@ func (f *postPeerPubkey) check() error {
 		return invalid("pubkey", "must be 64 hex digits")
 	case f.Proof == "":
 		return invalid("proof", "must be a signature by the new key")
-	case f.Timestamp == nil:
+	case f.Timestamp == nil || math.IsInf(float64(*f.Timestamp), 0):
 		return invalid("timestamp", "must be the time that was signed, in ms since the epoch")
 	}
 	return nil

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,10 +36,8 @@ type session struct {
 	member      store.Member
 	presenceID  string
 	sessionKey  string
-	name        string
 	noPush      bool
 	topicEvents bool
-	restored    bool
 	log         *slog.Logger
 
 	place *presence               // guarded by mesh.mu
@@ -311,9 +310,10 @@ func (s *session) readLoop(ctx context.Context) error {
 
 // tooLarge answers a frame that was not kept.
 func (s *session) tooLarge(f wire.Skimmed) {
+	s.waitRoom()
 	if f.Type == wire.TypeSend {
 		s.b.metrics.rejected.With(rejectTooLarge).Inc()
-		s.answer(&wire.Ack{Header: wire.Header{Type: wire.TypeAck, ReqID: f.ReqID}, ID: f.ID, Error: tooLargeText(f.Content, s.b.opts.MaxMessageBytes)})
+		s.answer(&wire.Ack{Header: wire.Header{Type: wire.TypeAck, ReqID: f.ReqID}, ID: f.ID, Error: tooLargeText(f, s.b.opts.MaxMessageBytes)})
 		return
 	}
 	limit := s.b.opts.MaxMessageBytes + frameSlack
@@ -322,7 +322,12 @@ func (s *session) tooLarge(f wire.Skimmed) {
 	})
 }
 
-func tooLargeText(size, limit int) string {
+// tooLargeText tells the size of the message, or, if it is the rest of the frame that is too large, of the frame.
+func tooLargeText(f wire.Skimmed, limit int) string {
+	size := f.Content
+	if size <= limit {
+		size = f.Size
+	}
 	return fmt.Sprintf("%s: invalid size %d bytes > MAX_MESSAGE_BYTES=%d", wire.PayloadTooLarge, size, limit)
 }
 
@@ -341,6 +346,7 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 	if head.Type == wire.TypeClientAck {
 		s.clientAck(wire.ReadClientAck(frame))
 		if head.ReqID != nil {
+			s.waitRoom()
 			s.answer(wire.Done(head.ReqID))
 		}
 		return
@@ -354,6 +360,7 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 	if err == nil && known && !op.replies && head.ReqID == nil {
 		s.throttle(ctx)
 	} else if !s.control.Take(time.Now()) {
+		s.waitRoom()
 		s.refuse(head, answers, &wire.Fault{
 			Code: wire.RateLimit,
 			Text: fmt.Sprintf("more than %d requests a minute (burst %d); slow down", s.b.opts.ControlRatePerMin, s.b.opts.ControlRateBurst),
@@ -445,8 +452,10 @@ func (s *session) refuse(h wire.Head, answers bool, err error) {
 func (s *session) answer(m wire.Message) {
 	frame, err := wire.Encode(m)
 	if err == nil && len(frame) > maxReply {
+		var head wire.Header
+		_ = json.Unmarshal(frame, &head) // our own frame
 		frame, err = wire.Encode(&wire.Error{
-			Header: wire.Header{Type: wire.TypeError}, Code: wire.InvalidArgs, Message: "the reply is too large; use a limit",
+			Header: wire.Header{Type: wire.TypeError, ReqID: head.ReqID}, Code: wire.InvalidArgs, Message: "the reply is too large; use a limit",
 		})
 	}
 	if err != nil {
@@ -494,7 +503,7 @@ func (s *session) event(key eventKey, frame []byte) {
 		s.unwritten += len(frame)
 		return
 	}
-	if key.subject == "" && (s.unwritten+len(frame) > maxUnwritten || len(s.events) >= maxUnwrittenN) {
+	if !key.presence && (s.unwritten+len(frame) > maxUnwritten || len(s.events) >= maxUnwrittenN) {
 		s.closeLocked(wire.CloseTryLater, wire.ReasonSlow)
 		return
 	}

@@ -88,11 +88,10 @@ func (m *Mesh) Connect() *Conn {
 type DialOption func(*dial)
 
 type dial struct {
-	hello     Frame
-	session   *identity.KeyPair
-	attested  bool
-	pause     bool
-	anonymous bool
+	hello    Frame
+	session  *identity.KeyPair
+	attested bool
+	pause    bool
 }
 
 // With sets members of the hello; nil takes one away.

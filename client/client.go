@@ -196,6 +196,7 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 		c.closeIdle()
 		return nil, err
 	}
+	c.attach(k)
 	c.workers.Go(func() { c.run(k) })
 	if !o.NoPush && o.SealPolicy != SealNone {
 		c.workers.Go(c.sealLoop)

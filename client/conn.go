@@ -83,6 +83,10 @@ func (c *Client) run(k *conn) {
 				return
 			}
 			if k, err = c.connect(c.life); err == nil {
+				if !c.attach(k) {
+					k.kill(ErrClosed)
+					return
+				}
 				break
 			}
 			c.o.Logger.Debug("reconnect", "count", attempt, "cause", err)
@@ -97,12 +101,8 @@ func (c *Client) ending() bool {
 	return c.closing || c.err != nil
 }
 
-// serve runs one connection and returns when it is gone, with the reason.
+// serve runs one connection that is attached and returns when it is gone, with the reason.
 func (c *Client) serve(k *conn) error {
-	if !c.attach(k) {
-		k.kill(ErrClosed)
-		return ErrClosed
-	}
 	var helpers sync.WaitGroup
 	helpers.Go(func() { c.writeLoop(k) })
 	helpers.Go(func() { c.watch(k) })
@@ -114,7 +114,8 @@ func (c *Client) serve(k *conn) error {
 	return err
 }
 
-// attach makes k the connection of the client and tells a fresh session what the last one was told.
+// attach makes k the connection of the client and tells a fresh session what the last one was told. It reports false when the
+// client is about to end.
 func (c *Client) attach(k *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -125,8 +125,8 @@ func (c *Client) helloFrame(now time.Time) ([]byte, error) {
 	if o.NoPush {
 		common.Capabilities = append(common.Capabilities, wire.CapNoPush)
 	}
-	if groups := c.groups(); groups != nil {
-		common.Groups = &groups
+	if o.Groups != nil {
+		common.Groups = &o.Groups
 	}
 	ms, member, session := float64(common.Timestamp), o.Key.Public(), o.SessionKey.Public()
 	text := identity.Hello2Text(o.MeshID, o.MemberID, member, session, o.SessionID, ms, common.Nonce)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -63,6 +64,14 @@ type reply struct {
 	typ   string
 	frame []byte
 	err   error
+}
+
+// ending is the error of a request that the end of the client cuts off.
+func (r *request) ending(err error) error {
+	if r.wrote {
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+	return err
 }
 
 // outbox holds what goes to the broker until it is answered: requests in the order in which they were made, and
@@ -198,7 +207,7 @@ func (o *outbox) retry(r *request, err error) {
 	defer o.mu.Unlock()
 	r.last = err
 	if o.err != nil {
-		r.done <- reply{err: o.err}
+		r.done <- reply{err: r.ending(o.err)}
 		return
 	}
 	r.lane.strike(time.Now())
@@ -324,11 +333,11 @@ func (o *outbox) fail(err error) {
 	close(o.ended)
 	for _, r := range o.queue {
 		r.queued = false
-		r.done <- reply{err: err}
+		r.done <- reply{err: r.ending(err)}
 	}
 	for _, r := range o.wire {
 		r.written = false
-		r.done <- reply{err: err}
+		r.done <- reply{err: r.ending(err)}
 	}
 	o.queue, o.acks, o.raw = nil, nil, nil
 	clear(o.wire)

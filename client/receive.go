@@ -47,7 +47,8 @@ type Message struct {
 
 	// Text is empty when Err is set.
 	Text string
-	// Err says why the text is unknown: ErrKeyPending, a *KeyRefusedError, or that the message does not open with our keys.
+	// Err says why the text is unknown: ErrKeyPending, a *KeyRefusedError, or that the message does not open with our keys. A
+	// topic message can be read from the History later.
 	Err error
 
 	To       TargetKind

@@ -52,9 +52,6 @@ func (s *sessionState) frames() [][]byte {
 	return out
 }
 
-// groups are those of the hello.
-func (c *Client) groups() []wire.Group { return c.o.Groups }
-
 // set makes a request about the session itself and, once the broker has agreed, remembers it for a fresh session.
 func (c *Client) set(ctx context.Context, request wire.Message, remember func(*sessionState)) error {
 	if err := c.call(ctx, request, nil, true); err != nil {

@@ -76,23 +76,30 @@ func (k *keyring) joined(topicID string) {
 	}
 }
 
-// learn takes a list of topics, or one that was just made.
-func (k *keyring) learn(topics ...Topic) {
+// learn takes a list of all topics.
+func (k *keyring) learn(topics []Topic) {
+	k.forgetTopics()
+	for _, t := range topics {
+		k.add(t)
+	}
+}
+
+// add takes one topic that is certain.
+func (k *keyring) add(t Topic) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(topics) != 1 || time.Since(k.topicsAt) > topicAge {
-		k.topicsAt = time.Now()
+	if time.Since(k.topicsAt) > topicAge {
 		clear(k.topics)
+		k.topicsAt = time.Now()
 	}
-	for _, t := range topics {
-		k.topics[t.ID] = t
-	}
+	k.topics[t.ID] = t
 }
 
 func (k *keyring) forgetTopics() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	clear(k.topics)
+	k.topicsAt = time.Time{}
 }
 
 func (k *keyring) topic(ref string) (Topic, bool) {

@@ -69,7 +69,7 @@ func (c *Client) CreateTopic(ctx context.Context, name string, o TopicOptions) (
 		}
 		return found, false, nil
 	}
-	c.keys.learn(topic)
+	c.keys.add(topic)
 	if _, err := c.o.Pins.Pin(c.o.MeshID, Pin{PinTopic, topic.ID, topicEncrypted}, Pin{PinVisibility, topic.ID, topic.Visibility}); err != nil {
 		return topic, true, err
 	}
@@ -101,7 +101,7 @@ func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
 			out[i].Description = *t.Description
 		}
 	}
-	c.keys.learn(out...)
+	c.keys.learn(out)
 	return out, nil
 }
 

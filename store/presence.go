@@ -26,7 +26,8 @@ type Presence struct {
 	Visible         bool
 	Profile         wire.Profile
 	Stats           *wire.Stats
-	StatsRestored   bool // the session was told restoredStats, so its counters continue those
+	StatsRestored   bool        // the session was told restoredStats, so its counters continue those
+	StatsSaved      *wire.Stats // the part of Stats that the member's saved totals include already
 	Hostname        string
 	PeerType        string
 	Channel         string
@@ -43,7 +44,7 @@ type Presence struct {
 type Presences interface {
 	// OpenPresence stores a new presence, or takes over the row of the same ID, open or closed, raising its Epoch; it returns the row's
 	// epoch, 1 for a new one. An ID that another member or another session key has is ErrConflict.
-	// The session key, if any, becomes the member's in this mesh: a key that is a member's public key or former public key, or that any
+	// The session key, if any, becomes the member's in this mesh: a key that is another member's public key, or a former public key, or that any
 	// presence of another member has or had as long as it is kept, is ErrKeyInUse and changes nothing. A revoked or unknown member
 	// is ErrRevoked or ErrNotFound. Another open presence of the same member with the same session key, or with the same SessionID
 	// and a different ID, is closed at p.ConnectedAt.

@@ -54,14 +54,19 @@ func clonePeerState(p store.PeerState) store.PeerState {
 	return p
 }
 
+func cloneStatsPointer(s *wire.Stats) *wire.Stats {
+	if s == nil {
+		return nil
+	}
+	stats := cloneStats(*s)
+	return &stats
+}
+
 func clonePresence(p store.Presence) store.Presence {
 	p.Summary = pointer(p.Summary)
 	p.Groups = slices.Clone(p.Groups)
 	p.Profile = cloneProfile(p.Profile)
-	if p.Stats != nil {
-		stats := cloneStats(*p.Stats)
-		p.Stats = &stats
-	}
+	p.Stats, p.StatsSaved = cloneStatsPointer(p.Stats), cloneStatsPointer(p.StatsSaved)
 	return p
 }
 

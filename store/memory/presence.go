@@ -44,7 +44,7 @@ func (s *Store) OpenPresence(ctx context.Context, in store.Presence) (int64, err
 		return 0, conflict("presence", in.ID)
 	}
 	if key := in.SessionPubkey; key != "" {
-		if k := m.sessionKeys[key]; m.byKey[key] != nil || m.formerKeys[key] || k != nil && k.owner != b {
+		if k := m.sessionKeys[key]; m.byKey[key] != nil && m.byKey[key] != b || m.formerKeys[key] || k != nil && k.owner != b {
 			return 0, fmt.Errorf("%w: %q", store.ErrKeyInUse, key)
 		}
 	}

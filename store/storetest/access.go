@@ -208,6 +208,7 @@ var invites = checks{
 	"CreateInvite keeps every field": func(w *world) {
 		w.mesh("m", "ana")
 		want := anInvite("m", "i")
+		want.FirstRole = store.RoleAdmin
 		want.UsedCount, want.MaxUses = 2, 5
 		require.NoError(w, w.CreateInvite(w.ctx, want))
 		got, err := w.InviteByToken(w.ctx, want.TokenHash)
@@ -284,6 +285,25 @@ var invites = checks{
 		i, err := w.InviteByToken(w.ctx, in.TokenHash)
 		require.NoError(w, err)
 		require.Equal(w, 1, i.UsedCount)
+	},
+	"RedeemInvite gives the first role to exactly one": func(w *world) {
+		w.mesh("m")
+		in := anInvite("m", "i")
+		in.FirstRole, in.MaxUses = store.RoleAdmin, 40
+		require.NoError(w, w.CreateInvite(w.ctx, in))
+		var o outcomes
+		together(20, func(i int) {
+			_, _, err := w.redeem(fmt.Sprint("x", i), nil)
+			o.add(err)
+		})
+		o.require(w, 20, nil)
+		ms, err := w.Members(w.ctx, "m")
+		require.NoError(w, err)
+		roles := map[string]int{}
+		for _, m := range ms {
+			roles[m.Role]++
+		}
+		require.Equal(w, map[string]int{store.RoleAdmin: 1, in.Role: 19}, roles)
 	},
 	"RedeemInvite refuses in its order, using nothing": func(w *world) {
 		w.mesh("m", "ana", "gone")
