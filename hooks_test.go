@@ -30,11 +30,10 @@ func TestHookMeansThesePresences(t *testing.T) {
 	}
 	one, two := place{id: "one", cwd: "/src", pid: 1}, place{id: "two", cwd: "/src", pid: 2}
 	for _, row := range []struct {
-		name    string
-		places  []place // in the order in which they connect
-		hook    frame
-		want    []string // the session ids that turn working; none: pending
-		answers string   // the one that the answer names; default the last of want
+		name   string
+		places []place // in the order in which they connect
+		hook   frame
+		want   []string // the session ids that turn working; none: pending
 	}{
 		{name: "h1: by pid and directory", places: []place{one, two}, hook: frame{"cwd": "/src", "pid": 2}, want: []string{"two"}},
 		{name: "h1: by pid, the older one", places: []place{one, two}, hook: frame{"cwd": "/src", "pid": 1}, want: []string{"one"}},

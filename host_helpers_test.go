@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -106,10 +107,33 @@ func hostStatuses(b *broker.Broker, meshes ...string) map[string]string {
 	return out
 }
 
-// hostBroken is a store of which some operations can be made to fail.
-type hostBroken struct {
+// hostStore is a store whose operations a test can break or hold up.
+type hostStore struct {
 	store.Store
-	redeem error
+	redeem func() error // before RedeemInvite; an error is its result
+	opened func()       // after OpenPresence
+}
+
+func (s *hostStore) RedeemInvite(ctx context.Context, r store.Redemption) (store.Member, bool, error) {
+	if s.redeem != nil {
+		if err := s.redeem(); err != nil {
+			return store.Member{}, false, err
+		}
+	}
+	return s.Store.RedeemInvite(ctx, r)
+}
+
+func (s *hostStore) OpenPresence(ctx context.Context, p store.Presence) (int64, error) {
+	epoch, err := s.Store.OpenPresence(ctx, p)
+	if s.opened != nil {
+		s.opened()
+	}
+	return epoch, err
+}
+
+// wrap puts the store between a mesh's broker and its own.
+func (s *hostStore) wrap(o *broker.Options) {
+	s.Store, o.Store = o.Store, s
 }
 
 // hostMetrics returns the text of /metrics.

@@ -92,7 +92,9 @@ func (b *Broker) serveJoin(w http.ResponseWriter, r *http.Request) {
 		refuseShape(w, http.StatusBadRequest, fmt.Sprintf("display_name must have 1 to %d characters and no control characters", wire.MaxDisplayName), 0)
 		return
 	}
-	member, already, err := b.join(r.Context(), f)
+	ctx, cancel := context.WithTimeout(r.Context(), requestTime)
+	defer cancel()
+	member, already, err := b.join(ctx, f)
 	if refusal, ok := errors.AsType[*joinRefusal](err); ok {
 		b.log.Debug("join refused", "code", refusal.code)
 		writeJSON(w, http.StatusBadRequest, struct {
