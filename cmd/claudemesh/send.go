@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/claudemesh/broker/client"
+	"github.com/claudemesh/broker/identity"
+	"github.com/claudemesh/broker/wire"
+)
+
+// sendFlags belong to send and to topic post.
+type sendFlags struct {
+	Priority  string        `short:"p" enum:"now,next,low" default:"next" help:"now goes out at once; next and low wait while the recipient is working or does not want to be disturbed."`
+	ID        string        `name:"id" placeholder:"ID" help:"Name of the message, at most 128 characters: the same text sent again under it is stored once. Default: a random one."`
+	ReplyTo   string        `placeholder:"ID" help:"The message of the same topic that this one answers."`
+	Mention   []string      `placeholder:"NAME" help:"Whom to notify of a topic message, in place of those that the text mentions."`
+	Expires   time.Duration `placeholder:"DURATION" help:"Give up delivering it after this long, at most 168h. Default: the broker's limit."`
+	Encrypted bool          `help:"Do not send what the broker could read."`
+	WaitKey   time.Duration `default:"10s" help:"How long to wait for the topic's key, if nobody has passed it on yet."`
+	Wait      time.Duration `placeholder:"DURATION" help:"Wait this long for everybody to confirm the message."`
+}
+
+func (f sendFlags) options(id string, now time.Time) ([]client.SendOption, error) {
+	opts := []client.SendOption{client.Priority(wire.Priority(f.Priority)), client.ClientMessageID(id)}
+	if id == "" || wire.Chars(id) > wire.MaxClientID || !wire.CleanText(id) {
+		return nil, failf(exitUsage, "usage", "--id must have 1 to 128 characters.")
+	}
+	if f.ReplyTo != "" {
+		opts = append(opts, client.ReplyTo(f.ReplyTo))
+	}
+	if f.Mention != nil {
+		names := make([]string, len(f.Mention))
+		for i, n := range f.Mention {
+			names[i] = strings.TrimPrefix(n, "@")
+		}
+		opts = append(opts, client.Mentions(names...))
+	}
+	if f.Expires < 0 {
+		return nil, failf(exitUsage, "usage", "--expires must be positive, such as 1h.")
+	}
+	if f.Expires > 0 {
+		opts = append(opts, client.ExpiresAt(now.Add(f.Expires)))
+	}
+	if f.Encrypted {
+		opts = append(opts, client.RequireEncryption())
+	}
+	return opts, nil
+}
+
+type sendCmd struct {
+	Target string   `arg:"" help:"A name, a public key, @group, #topic, or * for everybody. Quote * and #topic for the shell, or write @all and topic post."`
+	Text   []string `arg:"" optional:"" help:"The text, or - to read it from stdin. Write -- before words that begin with a dash."`
+	sendFlags
+}
+
+func (sendCmd) Help() string {
+	return `A name is looked up among the members and their sessions, and the key that was first seen of that member is used: if it has changed,
+or if several go by the name, nothing is sent (exit code 6).
+
+"queued" means that the broker has stored the message for everybody whom it addresses, connected or not. Whether somebody has
+confirmed it is another question, which --wait and the command message ask. "not encrypted" means that the broker can read it.
+
+When the outcome is not known (exit code 4) the message's id is printed: the same text sent again with --id is stored once.
+
+JSON: type sent, messageId, clientMessageId, target, queued, duplicate, offline, recipients {total, online, refused}, encrypted.
+With --wait then type delivery, as with message.`
+}
+
+func (c sendCmd) Run(p *program) error {
+	text, err := p.text(c.Text)
+	if err != nil {
+		return err
+	}
+	return c.send(p, c.Target, text)
+}
+
+type sentJSON struct {
+	Type            string          `json:"type"` // sent
+	MessageID       string          `json:"messageId"`
+	ClientMessageID string          `json:"clientMessageId"`
+	Target          string          `json:"target"`
+	Queued          bool            `json:"queued"`
+	Duplicate       bool            `json:"duplicate"`
+	Offline         bool            `json:"offline"`
+	Recipients      wire.Recipients `json:"recipients"`
+	Encrypted       bool            `json:"encrypted"`
+}
+
+// send sends to one target and says what is known of it afterwards.
+func (f sendFlags) send(p *program, target, text string) error {
+	if !validTarget(target) {
+		return failf(exitUsage, "usage", "%q is no target: write a name, a public key, @group, #topic or *.", line(target))
+	}
+	id := f.ID
+	if id == "" {
+		id = identity.NewID()
+	}
+	opts, err := f.options(id, p.now())
+	if err != nil {
+		return err
+	}
+	p.opts.Timeout += f.Wait // the time to confirm comes on top
+	return p.ask(func(ctx context.Context, c *client.Client) error {
+		sent, err := p.deliver(ctx, c, target, text, f.WaitKey, opts)
+		if err != nil {
+			f := explain(err)
+			if f.exit == exitUnreachable && (errors.Is(err, client.ErrOutcomeUnknown) || errors.Is(err, wire.InternalError)) {
+				f.text = strings.TrimSuffix(f.text, ".") + "; send it again with --id " + line(id) + " and it is stored once."
+			}
+			return f
+		}
+		if err := p.showSent(target, sent, c.Hello().ProtocolVersion > 0); err != nil {
+			return err
+		}
+		if f.Wait > 0 {
+			return p.await(ctx, c, sent.MessageID, f.Wait)
+		}
+		if sent.Recipients.Refused > 0 {
+			return failf(exitNotYet, "partly_refused", "The mailbox of %s is full and did not take the message; claudemesh message %s shows whose.",
+				quantity(sent.Recipients.Refused, "recipient"), line(sent.MessageID))
+		}
+		return nil
+	})
+}
+
+// validTarget reports whether a target has one of the shapes that can be sent to.
+func validTarget(target string) bool {
+	if strings.HasPrefix(target, "@") || strings.HasPrefix(target, "#") || target == "*" {
+		return wire.ParseTarget(target).Kind != wire.TargetInvalid
+	}
+	_, ok := wire.DisplayName(target)
+	return ok
+}
+
+// deliver sends, waiting for a topic's key if it is still to come.
+func (p *program) deliver(ctx context.Context, c *client.Client, target, text string, patience time.Duration, opts []client.SendOption) (client.Sent, error) {
+	sent, err := c.Send(ctx, target, text, opts...)
+	topic, isTopic := strings.CutPrefix(target, "#")
+	if !isTopic || !errors.Is(err, client.ErrKeyPending) || patience <= 0 {
+		return sent, err
+	}
+	p.note("waiting for the key of #%s (a member who has it must be online)", topicName(topic))
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, kerr := c.WaitTopicKey(limited, topic); kerr != nil {
+		if errors.Is(kerr, client.ErrKeyPending) || limited.Err() != nil && ctx.Err() == nil {
+			return sent, err
+		}
+		return sent, kerr
+	}
+	return c.Send(ctx, target, text, opts...)
+}
+
+// showSent says what the broker said. counted is false with an older broker, which does not count recipients.
+func (p *program) showSent(target string, sent client.Sent, counted bool) error {
+	r := sent.Recipients
+	if p.json {
+		return p.object(sentJSON{
+			Type: "sent", MessageID: sent.MessageID, ClientMessageID: sent.ClientMessageID, Target: target, Queued: true,
+			Duplicate: sent.Duplicate, Offline: sent.Offline, Recipients: r, Encrypted: sent.Encrypted,
+		})
+	}
+	parts := []string{p.paint(green, "queued")}
+	if sent.Duplicate {
+		parts[0] = p.paint(green, "queued before")
+	}
+	switch {
+	case !counted && sent.Offline:
+		parts[0] += ", offline: it waits"
+	case !counted:
+	case r.Total == 0 && r.Refused == 0:
+		parts[0] = p.paint(yellow, "addressed to nobody: there is no other member that it could reach")
+	case r.Online == 0:
+		parts[0] += " for " + quantity(r.Total, "recipient") + ", offline: it waits"
+	case r.Online == r.Total:
+		parts[0] += " for " + quantity(r.Total, "recipient") + ", connected"
+	default:
+		parts[0] += fmt.Sprintf(" for %s, %d connected", quantity(r.Total, "recipient"), r.Online)
+	}
+	if r.Refused > 0 {
+		parts = append(parts, p.paint(red, "refused by "+quantity(r.Refused, "full mailbox")))
+	}
+	if !sent.Encrypted {
+		parts = append(parts, p.paint(yellow, "not encrypted"))
+	}
+	return p.say("%s %s", strings.Join(parts, "; "), p.paint(dim, "("+line(sent.MessageID)+")"))
+}
+
+// await asks what became of a message until everybody has confirmed it.
+func (p *program) await(ctx context.Context, c *client.Client, id string, patience time.Duration) error {
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		status, err := c.MessageStatus(ctx, id)
+		if err != nil {
+			return err
+		}
+		if settled(status) {
+			return p.showStatus(status)
+		}
+		again := time.NewTimer(pause)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return context.Cause(ctx)
+		case <-limit.C:
+			again.Stop()
+			return p.showStatus(status)
+		}
+	}
+}
+
+// settled reports whether nothing more will happen to a message.
+func settled(status wire.MessageStatusResult) bool {
+	for _, r := range status.Recipients {
+		switch r.State {
+		case wire.StateAcked, wire.StateExpired, wire.StateRefused:
+		default:
+			return status.Delivered
+		}
+	}
+	return true
+}
+
+type messageCmd struct {
+	ID   string        `arg:"" help:"The message's id, or at least the first 8 characters of it."`
+	Wait time.Duration `placeholder:"DURATION" help:"Wait this long for everybody to confirm it."`
+}
+
+func (messageCmd) Help() string {
+	return `States: queued (stored, not sent yet), held (kept back, with the reason: working, dnd, grace, window), pushed (sent and not confirmed), acked
+(confirmed: by the recipient's client, or by its transport alone for older clients), expired, refused (mailbox full).
+Exit code 5 while somebody has not confirmed it, or never will.
+
+JSON: type delivery, messageId, target, delivered, deliveredAt, refused, recipients [{name, key, state, reason, since, by}].`
+}
+
+func (c messageCmd) Run(p *program) error {
+	if !wire.IsMessageID(c.ID) {
+		return failf(exitUsage, "usage", "A message's id has 8 to 32 letters and digits.")
+	}
+	p.opts.Timeout += c.Wait
+	return p.ask(func(ctx context.Context, conn *client.Client) error {
+		if c.Wait > 0 {
+			return p.await(ctx, conn, c.ID, c.Wait)
+		}
+		status, err := conn.MessageStatus(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		return p.showStatus(status)
+	})
+}
+
+type deliveryJSON struct {
+	Type        string          `json:"type"` // delivery
+	MessageID   string          `json:"messageId"`
+	Target      string          `json:"target"`
+	Delivered   bool            `json:"delivered"`
+	DeliveredAt string          `json:"deliveredAt"`
+	Refused     int             `json:"refused"`
+	Recipients  []recipientJSON `json:"recipients"`
+}
+
+type recipientJSON struct {
+	Name   string `json:"name"`
+	Key    string `json:"key"`
+	State  string `json:"state"`
+	Reason string `json:"reason"`
+	Since  string `json:"since"`
+	By     string `json:"by"`
+}
+
+func (p *program) showStatus(status wire.MessageStatusResult) error {
+	v := deliveryJSON{
+		Type: "delivery", MessageID: status.MessageID, Target: status.TargetSpec, Delivered: status.Delivered, Refused: status.Refused,
+		Recipients: make([]recipientJSON, len(status.Recipients)),
+	}
+	if status.DeliveredAt != nil {
+		v.DeliveredAt = *status.DeliveredAt
+	}
+	rows := make([][]cell, len(status.Recipients))
+	confirmed := 0
+	for i, r := range status.Recipients {
+		state := r.State
+		if state == "" { // an older broker has only the older word
+			state = r.Status
+		}
+		v.Recipients[i] = recipientJSON{Name: r.Name, Key: r.Pubkey, State: state, Reason: r.Reason, Since: r.Since, By: r.By}
+		shown := cell{line(state), yellow}
+		switch state {
+		case wire.StateAcked, wire.StatusDelivered:
+			confirmed++
+			shown.style = green
+			if r.By == "transport" {
+				shown.text += " (by transport only)"
+			}
+		case wire.StateExpired, wire.StateRefused:
+			shown.style = red
+		}
+		since, err := wire.ParseTime(r.Since)
+		at := "-"
+		if err == nil {
+			at = p.clock(since)
+		}
+		rows[i] = []cell{{cut(name(r.Name), maxCell), bold}, shown, {line(r.Reason), ""}, {at, ""}, {shortKey(r.Pubkey), dim}}
+	}
+	var err error
+	if p.json {
+		err = p.object(v)
+	} else {
+		err = p.table([]string{"RECIPIENT", "STATE", "REASON", "SINCE", "KEY"}, rows)
+	}
+	if err != nil || status.Delivered {
+		return err
+	}
+	return failf(exitNotYet, "not_delivered", "%d of %s confirmed the message.", confirmed, quantity(len(rows), "recipient"))
+}
