@@ -44,7 +44,7 @@ type eventKey struct {
 func (m *mesh) announceJoin(p *presence, restored *store.PeerState) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !p.row.Visible {
+	if !p.row.Visible || p.quiet {
 		return
 	}
 	groups := slices.Clone(p.row.Groups)
@@ -66,7 +66,7 @@ func (m *mesh) announceJoin(p *presence, restored *store.PeerState) {
 func (m *mesh) announceLeave(p *presence) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !p.row.Visible {
+	if !p.row.Visible || p.quiet {
 		return
 	}
 	data := wire.PeerEvent{Name: p.nameLocked(), DisplayName: p.nameLocked(), Pubkey: p.keyLocked()}

@@ -45,6 +45,7 @@ type presence struct {
 	sess   *session     // nil in grace
 	lease  *wheel.Timer // set in grace
 	dirty  bool         // row differs from the store's
+	quiet  bool         // a command that only asks (no_push): nobody is told that it comes and goes
 
 	expelled bool // ended for good; the store may have closed the row already, when it revoked or rekeyed the member
 }
@@ -310,6 +311,7 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 		return presenceFault(err)
 	}
 	m.mu.Lock()
+	tell := p.quiet && !e.sess.noPush // it stays, this time
 	late := m.presences[row.ID] != p
 	if late { // the lease ran out while the store was busy, and others were told; the row is open again, and so is the place
 		p = &presence{mesh: m, member: e.member, row: row}
@@ -328,6 +330,7 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 		p.row.DisplayName = ""
 	}
 	replaced := p.sess
+	p.quiet = p.quiet && e.sess.noPush
 	p.member, p.sess = e.member, e.sess
 	e.sess.place = p
 	m.mu.Unlock()
@@ -337,7 +340,7 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 	}
 	greet(entered{p: p, reattach: true})
 	m.mail.attach(e.sess)
-	if late {
+	if late || tell {
 		m.announceJoin(p, nil)
 	}
 	return nil
@@ -375,7 +378,7 @@ func (m *mesh) fresh(ctx context.Context, e entry, greet func(entered)) error {
 		return presenceFault(err)
 	}
 	row.Epoch = epoch
-	p := &presence{mesh: m, member: e.member, row: row, sess: e.sess}
+	p := &presence{mesh: m, member: e.member, row: row, sess: e.sess, quiet: e.sess.noPush}
 	result.p = p
 	m.mu.Lock()
 	if m.nameInUseLocked(p.row.DisplayName, e.member) { // by a hello of the same moment

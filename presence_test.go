@@ -258,6 +258,7 @@ func TestNoPushConnectionIsNoTarget(t *testing.T) {
 		mesh := brokertest.New(t)
 		ana := mesh.Dial("ana")
 		bo := mesh.Dial("bo", brokertest.With(frame{"capabilities": []string{"no_push"}}))
+		require.Empty(t, events(ana), "a command that only asks comes and goes unannounced")
 		require.Contains(t, peers(ana), "bo")
 		require.Equal(t, true, ana.Say(bo.Member.Pubkey, "now", "anybody?")["offline"])
 		mesh.Dial("cy")
