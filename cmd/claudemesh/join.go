@@ -77,8 +77,8 @@ type joinCmd struct {
 }
 
 func (joinCmd) Help() string {
-	return `The membership, with its secret key, is kept in the configuration directory. The first mesh that you join is the one that
-commands work in. Joining again with the same key uses nothing of the invite up.
+	return `The membership, with its secret key, is kept in the configuration directory. The mesh that you joined last is the one that
+commands work in, until you choose another with use. Joining again with the same key uses nothing of the invite up.
 
 JSON: type membership, mesh, slug, memberId, name, role (as of joining), key, broker, joinedAt, default, alreadyMember.`
 }
@@ -116,15 +116,18 @@ func (c joinCmd) Run(p *program) error {
 		MeshID: got.MeshID, MeshSlug: got.MeshSlug, BrokerURL: got.BrokerURL, MemberID: got.MemberID, Name: who,
 		Seed: got.Key.SeedHex(), JoinedAt: p.now().UTC().Truncate(time.Second),
 	}
+	before, err := p.home.settings()
+	if err != nil {
+		return err
+	}
 	if err := p.home.save(m); err != nil {
+		return err
+	}
+	if err := p.home.use(m.MeshID); err != nil {
 		return err
 	}
 	_ = os.Remove(pending) // it holds what the membership holds
 	if err := p.introduce(ctx, &m); err != nil {
-		return err
-	}
-	s, err := p.home.settings()
-	if err != nil {
 		return err
 	}
 	verb := "Joined"
@@ -132,7 +135,7 @@ func (c joinCmd) Run(p *program) error {
 		verb = "You are a member already of"
 	}
 	if p.json {
-		return p.object(membershipLine(m, key.Public(), got.AlreadyMember, s.Default == m.MeshID))
+		return p.object(membershipLine(m, key.Public(), got.AlreadyMember, true))
 	}
 	as := p.paint(bold, name(m.Name))
 	if m.Role != "" {
@@ -141,8 +144,8 @@ func (c joinCmd) Run(p *program) error {
 	if err := p.say("%s %s as %s.", verb, p.paint(bold, m.slug()), as); err != nil {
 		return err
 	}
-	if s.Default != m.MeshID {
-		p.note("Commands work in another mesh; choose this one with: claudemesh use %s", m.slug())
+	if before.Default != "" && before.Default != m.MeshID {
+		p.note("Commands work in this mesh now; go back to the other one with: claudemesh use %s", before.Default)
 	}
 	return nil
 }
