@@ -261,6 +261,9 @@ func (b *Broker) SetMemberRole(ctx context.Context, meshID, memberID, role strin
 	if err := b.store.SetRole(ctx, meshID, memberID, role); err != nil {
 		return fmt.Errorf("role: %w", err)
 	}
+	if role != store.RoleAdmin { // it may have read what only admins see; a client that still may comes back
+		b.endStreams(meshID, func(s *stream) bool { return s.memberID == memberID })
+	}
 	return nil
 }
 

@@ -209,6 +209,15 @@ var errCapacity = &wire.Fault{Code: wire.Capacity, Text: "mesh at connection cap
 func (m *mesh) enter(ctx context.Context, e entry, greet func(entered)) error {
 	unlock := m.entering.lock(e.member.ID)
 	defer unlock()
+	// The key may have been replaced, or the member expelled, while this hello was being checked.
+	member, err := m.b.store.Member(ctx, m.id, e.member.ID)
+	if err != nil {
+		return fmt.Errorf("member: %w", err)
+	}
+	if member.Pubkey != e.member.Pubkey {
+		return &wire.Fault{Code: wire.Unauthorized, Text: "this member has another key now"}
+	}
+	e.member = member
 
 	m.mu.Lock()
 	old, replaced := m.matchLocked(e)

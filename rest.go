@@ -465,7 +465,7 @@ func (c *apiCall) refuse(err error) {
 	switch {
 	case status == http.StatusInternalServerError:
 		c.b.log.Error("request failed", "type", c.r.Method, "mesh", c.by.MeshID, "cause", cause(err))
-	case status == http.StatusServiceUnavailable && c.r.Context().Err() == nil:
+	case status == http.StatusServiceUnavailable && c.r.Context().Err() == nil && !errors.Is(err, ErrClosed):
 		c.b.log.Warn("request could not be served", "type", c.r.Method, "mesh", c.by.MeshID, "cause", cause(err))
 	default:
 		c.b.log.Debug("request refused", "type", c.r.Method, "mesh", c.by.MeshID, "code", code)

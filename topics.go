@@ -167,7 +167,7 @@ func (b *Broker) opTopicArchive(ctx context.Context, by Caller, f wire.TopicArch
 
 // errTopicNotFound says that there is no such topic, or none that the caller may see: nobody can tell which.
 func errTopicNotFound(ref string) error {
-	return &wire.Fault{Code: wire.TopicNotFound, Text: `topic "` + clip(ref) + `" not found`}
+	return &wire.Fault{Code: wire.TopicNotFound, Text: `topic "` + ref + `" not found`}
 }
 
 // visibleTopic finds a topic, by id or name, as a caller may know of it: not archived; a private one only for its members and the

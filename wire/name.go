@@ -58,10 +58,10 @@ func InGroup(have, want string) bool {
 	return have == want || len(have) > len(want) && have[len(want)] == '/' && have[:len(want)] == want
 }
 
-// TopicName trims name and checks it: 1 to 64 characters, no leading #, no control characters.
+// TopicName trims name and checks it: 1 to 64 characters, no leading #, no control characters, and not "." or "..", which no URL path can hold.
 func TopicName(name string) (string, bool) {
 	name = strings.TrimSpace(name)
-	ok := name != "" && name[0] != '#' && Chars(name) <= MaxTopicName && CleanText(name) && !hasControl(name)
+	ok := name != "" && name != "." && name != ".." && name[0] != '#' && Chars(name) <= MaxTopicName && CleanText(name) && !hasControl(name)
 	return name, ok
 }
 
