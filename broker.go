@@ -6,11 +6,12 @@
 //
 // The way of a message:
 //
-//	session.go    a frame arrives: decoded, bounded, put in order
-//	router.go     the target becomes recipients, and one commit stores many sends
-//	delivery.go   each session pulls what waits for it, as far as its windows and its status allow
-//	session.go    one goroutine writes, while there is something to write
-//	delivery.go   the acknowledgement completes the delivery
+//	session.go      a frame arrives: decoded, bounded, put in order
+//	router.go       the target becomes recipients, and one commit stores many sends
+//	mailbox.go      the message hangs in the mailboxes of the recipients that are here
+//	delivery.go     each session pulls what waits for it, as far as its windows and its status allow
+//	writer.go       one goroutine writes, while there is something to write
+//	acknowledge.go  the acknowledgement completes the delivery
 //
 // docs/architecture.md tells it at length; docs/protocol.md is the wire.
 package broker

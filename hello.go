@@ -59,6 +59,8 @@ func (s *session) signIn(ctx context.Context) error {
 		head, err := wire.Peek(frame)
 		var ref *refusal
 		switch {
+		case err != nil && (head.Type == wire.TypeHello || head.Type == wire.TypeSessionHello):
+			ref, err = &refusal{fault: fault(err)}, nil // a repeated name, say; as if the hello's own decoder had found it
 		case err == nil && head.Type == wire.TypeHello:
 			ref, err = s.hello(ctx, head, frame)
 		case err == nil && head.Type == wire.TypeSessionHello:
@@ -73,6 +75,12 @@ func (s *session) signIn(ctx context.Context) error {
 		if ref != nil {
 			ref.reqID = head.ReqID
 			return s.turnAway(ref)
+		}
+		if errors.Is(err, errLate) {
+			return s.readOn(err)
+		}
+		if err != nil && ctx.Err() != nil { // dropped while it waited its turn, or the broker ends
+			return err
 		}
 		if err != nil {
 			s.log.Warn("hello failed", "cause", err)
@@ -92,10 +100,15 @@ func (s *session) signIn(ctx context.Context) error {
 // turnAway refuses the handshake and returns the error that ends the connection.
 func (s *session) turnAway(r *refusal) error {
 	s.sayRefused(r)
-	// Read on until the peer has seen the close frame, so that it is not lost in a reset.
+	return s.readOn(r)
+}
+
+// readOn reads and forgets what a peer still sends until it has seen the close frame, so that this is not lost in a reset. It returns cause with what
+// ended the reading.
+func (s *session) readOn(cause error) error {
 	for {
 		if _, _, err := s.readFrame(context.WithoutCancel(s.b.life), helloFrame); err != nil && !errors.Is(err, errTooLarge) {
-			return errors.Join(r, err)
+			return errors.Join(cause, err)
 		}
 	}
 }

@@ -202,6 +202,9 @@ const (
 // bodyTime is how long a request's body may take; docs/rest.md, limits.
 const bodyTime = 30 * time.Second
 
+// maxDiscard is how much of a body that is too large is read and forgotten before it is refused.
+const maxDiscard = 1 << 20
+
 // readJSON reads a body of at most limit bytes into v, a pointer to a struct, and is as strict as [wire.Decode]. It fails with a
 // [wire.Fault]: codeMediaType, wire.PayloadTooLarge, codeTimeout, or wire.Malformed, whose Field is empty if the body is not JSON.
 func readJSON(w http.ResponseWriter, r *http.Request, limit int, v any) error {
@@ -209,20 +212,23 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int, v any) error {
 		return &wire.Fault{Code: codeMediaType, Text: "unsupported media type"}
 	}
 	tooLarge := &wire.Fault{Code: wire.PayloadTooLarge, Text: "payload too large"}
-	if r.ContentLength > int64(limit) {
+	if r.ContentLength > int64(limit)+maxDiscard {
 		return tooLarge
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTime)) // not supported: then the host's own deadline is all there is
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(limit)))
+	body, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
+	over := len(body) > limit
+	if over { // a client that is cut off in mid-body may never see the answer
+		_, _ = io.CopyN(io.Discard, r.Body, maxDiscard)
+	}
 	_ = rc.SetReadDeadline(time.Time{}) // likewise
 	switch {
+	case over:
+		return tooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &wire.Fault{Code: codeTimeout, Text: "the body did not arrive in time", Cause: err}
 	case err != nil:
-		if _, over := errors.AsType[*http.MaxBytesError](err); over {
-			return tooLarge
-		}
 		return &wire.Fault{Code: wire.Malformed, Text: "the body ended early", Cause: err}
 	}
 	err = wire.Decode(body, v)

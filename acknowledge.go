@@ -1,0 +1,273 @@
+package broker
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/claudemesh/broker/store"
+	"github.com/claudemesh/broker/wire"
+)
+
+// clientAck takes a client_ack. It never fails: what is unknown or foreign changes nothing.
+func (s *session) clientAck(a wire.ClientAck) {
+	box := s.box.Load()
+	if box == nil {
+		return
+	}
+	var ids, others []string
+	s.mu.Lock()
+	s.explicit = true
+	if s.confirm != nil {
+		s.confirm.Stop()
+		s.confirm = nil
+	}
+	for _, id := range a.MessageIDs {
+		switch mk := s.marks[id]; {
+		case mk == nil:
+			others = append(others, id)
+		case !mk.acking:
+			mk.acking = true
+			ids = append(ids, id)
+		}
+	}
+	if len(a.MessageIDs) == 0 && a.ClientMessageID != "" {
+		// The sender's id is unique only per sender, so it stands for one message: the oldest written here.
+		if id, mk := s.oldestLocked(a.ClientMessageID); mk != nil {
+			mk.acking = true
+			ids = append(ids, id)
+		}
+	}
+	s.mu.Unlock()
+
+	ack := store.Ack{MeshID: s.mesh.id, MemberID: s.member.ID, SessionPubkey: s.sessionKey, By: store.ByClient, At: now()}
+	box.mu.Lock()
+	start := box.start
+	unseen := others[:0]
+	for _, id := range others {
+		if _, seen := box.written[id]; seen {
+			ids = append(ids, id) // written to another connection of the member
+		} else {
+			unseen = append(unseen, id)
+		}
+	}
+	box.mu.Unlock()
+	if len(ids) > 0 {
+		ack.MessageIDs = ids
+		s.mesh.acks.add(s.mesh, ack)
+	}
+	if len(unseen) > 0 {
+		// Never written since the member's mailbox was opened, so only what an earlier connection may have been sent counts.
+		ack.MessageIDs, ack.UpTo = unseen, start
+		if start > 0 {
+			s.mesh.acks.add(s.mesh, ack)
+		}
+	}
+}
+
+func (s *session) oldestLocked(clientID string) (string, *mark) {
+	var id string
+	var oldest *mark
+	for mid, mk := range s.marks {
+		if mk.clientID == clientID && !mk.acking && (oldest == nil || mk.seq < oldest.seq) {
+			id, oldest = mid, mk
+		}
+	}
+	if oldest == nil {
+		if mk := s.marks[clientID]; mk != nil && !mk.acking {
+			return clientID, mk
+		}
+	}
+	return id, oldest
+}
+
+// confirmLocked arranges the ping whose pong confirms what was written so far to a client that never acknowledges.
+func (s *session) confirmLocked() {
+	if s.confirm != nil || s.pinging || s.ending != nil || s.explicit {
+		return
+	}
+	s.confirm = s.b.wheel.After(max(s.b.opts.TransportConfirmDelay, 0), s.confirmNow)
+}
+
+// confirmNow runs on the wheel.
+func (s *session) confirmNow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.confirm = nil
+	if s.explicit || s.ending != nil || s.writeErr != nil {
+		return
+	}
+	if s.pinging { // a heartbeat is on its way; at most one ping is
+		s.confirm = s.b.wheel.After(max(s.b.opts.TransportConfirmDelay, 0), s.confirmNow)
+		return
+	}
+	upTo := s.writes
+	s.pingLocked(func() { s.confirmed(upTo) })
+}
+
+// confirmed completes everything written before a ping that was answered.
+func (s *session) confirmed(upTo uint64) {
+	box := s.box.Load()
+	if box == nil {
+		return
+	}
+	explicit := box.explicitOthers(s)
+	ack := store.Ack{MeshID: s.mesh.id, MemberID: s.member.ID, SessionPubkey: s.sessionKey, By: store.ByTransport, At: now()}
+	s.mu.Lock()
+	later := false
+	if !s.explicit {
+		for id, mk := range s.marks {
+			switch {
+			case mk.acking || mk.confirmed:
+			case mk.write > upTo:
+				later = true
+			case slices.ContainsFunc(explicit, mk.route.mayReach):
+				mk.confirmed = true
+			default:
+				mk.acking = true
+				ack.MessageIDs = append(ack.MessageIDs, id)
+			}
+		}
+		if later {
+			s.confirmLocked()
+		}
+	}
+	s.mu.Unlock()
+	if len(ack.MessageIDs) > 0 {
+		s.mesh.acks.add(s.mesh, ack)
+	}
+}
+
+// explicitOthers lists the member's other live connections that acknowledge by client_ack: what they may have, only that completes.
+func (box *mailbox) explicitOthers(s *session) []*session {
+	box.mu.Lock()
+	defer box.mu.Unlock()
+	var others []*session
+	for _, o := range box.sessions {
+		if o == s {
+			continue
+		}
+		o.mu.Lock()
+		if o.explicit {
+			others = append(others, o)
+		}
+		o.mu.Unlock()
+	}
+	return others
+}
+
+// ackQueue brings the acknowledgements of a mesh to the store, many in one operation.
+type ackQueue struct {
+	mu      sync.Mutex
+	waiting []store.Ack // guarded by mu; bounded by the marks of the sessions, each of which is here at most once
+	running bool        // guarded by mu
+}
+
+func (q *ackQueue) add(m *mesh, a store.Ack) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, a)
+	if q.running {
+		return
+	}
+	if !m.b.work.fork() {
+		return // shut down: the rows stay pending and are delivered again
+	}
+	q.running = true
+	go func() {
+		defer m.b.work.leaveSession()
+		q.run(m)
+	}()
+}
+
+// ackRetry is the longest wait between two tries to store acknowledgements.
+const ackRetry = 5 * time.Second
+
+func (q *ackQueue) run(m *mesh) {
+	wait := 100 * time.Millisecond
+	for {
+		q.mu.Lock()
+		batch := q.waiting
+		q.waiting = nil
+		if len(batch) == 0 {
+			q.running = false
+			q.mu.Unlock()
+			return
+		}
+		q.mu.Unlock()
+		for {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(m.b.life), storeTimeout)
+			changed, err := m.b.store.Ack(ctx, batch)
+			cancel()
+			if err == nil {
+				m.b.metrics.acked.Add(uint64(len(changed)))
+				m.finish(batch, changed)
+				wait = 100 * time.Millisecond
+				break
+			}
+			m.b.log.Warn("acknowledgements could not be stored; trying again", "mesh", m.id, "count", len(batch), "cause", err)
+			if !m.b.pause(wait) {
+				return // shut down: the rows stay pending and are delivered again
+			}
+			wait = min(2*wait, ackRetry)
+		}
+	}
+}
+
+// pause waits, or reports false when the broker ends or shuts down first.
+func (b *Broker) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-b.life.Done():
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.closed
+}
+
+// finish forgets what was acknowledged: marks, and items that other sessions have not pulled.
+func (m *mesh) finish(acks []store.Ack, changed []store.Delivery) {
+	for _, a := range acks {
+		if box := m.mail.box(a.MemberID); box != nil {
+			box.finish(a.MessageIDs)
+		}
+	}
+	m.settle(changed)
+}
+
+// settle forgets deliveries that are final.
+func (m *mesh) settle(final []store.Delivery) {
+	for _, d := range final {
+		if box := m.mail.box(d.MemberID); box != nil {
+			box.settle(d)
+		}
+	}
+}
+
+// settle forgets final deliveries of any mesh.
+func (b *Broker) settle(final []store.Delivery) {
+	for _, d := range final {
+		if m := b.loaded(d.MeshID); m != nil {
+			m.settle([]store.Delivery{d})
+			m.release()
+		}
+	}
+}
+
+// unmark forgets marks and lets the session pull again if its window was full.
+func (s *session) unmark(ids []string) {
+	s.mu.Lock()
+	full := len(s.marks) >= maxUnacked
+	for _, id := range ids {
+		delete(s.marks, id)
+	}
+	full = full && len(s.marks) < maxUnacked
+	s.mu.Unlock()
+	if full {
+		s.wake()
+	}
+}
