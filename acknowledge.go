@@ -16,6 +16,9 @@ func (s *session) clientAck(a wire.ClientAck) {
 	if box == nil {
 		return
 	}
+	if len(a.MessageIDs) == 0 && a.ClientMessageID == "" {
+		return // empty or malformed
+	}
 	var ids, others []string
 	s.mu.Lock()
 	s.explicit = true
@@ -55,13 +58,13 @@ func (s *session) clientAck(a wire.ClientAck) {
 	box.mu.Unlock()
 	if len(ids) > 0 {
 		ack.MessageIDs = ids
-		s.mesh.acks.add(s.mesh, ack)
+		s.mesh.acks.add(s, ack)
 	}
 	if len(unseen) > 0 {
 		// Never written since the member's mailbox was opened, so only what an earlier connection may have been sent counts.
 		ack.MessageIDs, ack.UpTo = unseen, start
 		if start > 0 {
-			s.mesh.acks.add(s.mesh, ack)
+			s.mesh.acks.add(s, ack)
 		}
 	}
 }
@@ -135,7 +138,7 @@ func (s *session) confirmed(upTo uint64) {
 	}
 	s.mu.Unlock()
 	if len(ack.MessageIDs) > 0 {
-		s.mesh.acks.add(s.mesh, ack)
+		s.mesh.acks.add(s, ack)
 	}
 }
 
@@ -161,18 +164,24 @@ func (box *mailbox) explicitOthers(s *session) []*session {
 type ackQueue struct {
 	mu      sync.Mutex
 	waiting []store.Ack // guarded by mu; bounded by the marks of the sessions, each of which is here at most once
+	from    []*session  // whose they are; guarded by mu
 	running bool        // guarded by mu
 }
 
-func (q *ackQueue) add(m *mesh, a store.Ack) {
+func (q *ackQueue) add(s *session, a store.Ack) {
+	m := s.mesh
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if !q.running && !m.b.work.fork() {
+		return // shut down: the rows stay pending and are delivered again
+	}
 	q.waiting = append(q.waiting, a)
+	q.from = append(q.from, s)
+	s.mu.Lock()
+	s.acking++
+	s.mu.Unlock()
 	if q.running {
 		return
-	}
-	if !m.b.work.fork() {
-		return // shut down: the rows stay pending and are delivered again
 	}
 	q.running = true
 	go func() {
@@ -188,8 +197,8 @@ func (q *ackQueue) run(m *mesh) {
 	wait := 100 * time.Millisecond
 	for {
 		q.mu.Lock()
-		batch := q.waiting
-		q.waiting = nil
+		batch, from := q.waiting, q.from
+		q.waiting, q.from = nil, nil
 		if len(batch) == 0 {
 			q.running = false
 			q.mu.Unlock()
@@ -203,15 +212,28 @@ func (q *ackQueue) run(m *mesh) {
 			if err == nil {
 				m.b.metrics.acked.Add(uint64(len(changed)))
 				m.finish(batch, changed)
+				tried(from)
 				wait = 100 * time.Millisecond
 				break
 			}
+			tried(from)
+			from = nil
 			m.b.log.Warn("acknowledgements could not be stored; trying again", "mesh", m.id, "count", len(batch), "cause", err)
 			if !m.b.pause(wait) {
 				return // shut down: the rows stay pending and are delivered again
 			}
 			wait = min(2*wait, ackRetry)
 		}
+	}
+}
+
+// tried lets the requests go on that waited for acknowledgements of their connections.
+func tried(from []*session) {
+	for _, s := range from {
+		s.mu.Lock()
+		s.acking--
+		s.roomy.Broadcast()
+		s.mu.Unlock()
 	}
 }
 

@@ -104,8 +104,8 @@ var (
 // Request reads "Authorization: Bearer cm_…" and returns the key's rights. The key must be live, its mesh not archived, and its
 // issuer, if it has one, not revoked.
 func (a StoreAuth) Request(ctx context.Context, r *http.Request) (Grant, error) {
-	scheme, secret, found := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !found || scheme != "Bearer" {
+	secret, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer")
+	if !found || secret == "" || secret[0] != ' ' && secret[0] != '\t' {
 		return Grant{}, errNoKey
 	}
 	secret = strings.TrimSpace(secret)

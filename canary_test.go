@@ -359,7 +359,7 @@ func TestCanariesStayOutOfLogAndStore(t *testing.T) {
 		almost.refused(401, "error.api_key_invalid", "GET", "/topics", nil)
 		host.refused(400, "", "POST", "/messages", `{"topic":"general","ciphertext":"`+birds.text("truncated post", false))
 		host.refused(422, "error.validation", "POST", "/messages", frame{"topic": "general", "ciphertext": []string{birds.text("post of the wrong type", false)}})
-		host.refused(422, "error.validation", "POST", "/messages", frame{"topic": "general", "ciphertext": birds.text("post without base64", false), "nonce": "x!"})
+		host.refused(422, "error.validation", "POST", "/messages", frame{"topic": "general", "ciphertext": birds.text("refused post with a NUL", false), "nonce": "x\x00"})
 		host.refused(422, "invalid_seal", "POST", "/topics/older/seal", frame{"memberId": cy.ID, "encryptedKey": b64(olderKey[:]), "nonce": b64(olderKey[:])})
 
 		// Invites.
@@ -429,8 +429,8 @@ func TestCanariesStayOutOfLogAndStore(t *testing.T) {
 		birds.key("eve's member key", mesh.Member("eve").Key)
 		text := func(name string) string { return birds.text(name, false) }
 		for _, f := range []any{
-			frame{"type": "send", "_reqId": "r", "targetSpec": "*", "nonce": "", "ciphertext": text("text for a ciphertext")},
-			frame{"type": "send", "_reqId": "r", "targetSpec": "*", "nonce": text("text for a nonce"), "ciphertext": "aGk="},
+			frame{"type": "send", "_reqId": "r", "targetSpec": "*", "nonce": "", "ciphertext": text("text for a ciphertext") + "\x00"},
+			frame{"type": "send", "_reqId": "r", "targetSpec": "*", "nonce": text("text for a nonce") + "\x00", "ciphertext": "aGk="},
 			frame{"type": "send", "_reqId": "r", "targetSpec": "*", "nonce": "", "ciphertext": frame{"text": text("text in an object")}},
 			frame{"type": "send", "_reqId": "r", "targetSpec": strings.Repeat("a", 64), "nonce": "", "ciphertext": brokertest.Body(text("text to nobody") + "..")},
 			frame{"type": "send", "_reqId": "r", "targetSpec": "*", "nonce": "", "ciphertext": brokertest.Body(strings.Repeat(text("text that is too long"), 2000))},

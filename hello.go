@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -41,12 +42,11 @@ func (s *session) signIn(ctx context.Context) error {
 		})
 		defer timer.Stop()
 	}
-	s.conn.SetReadLimit(maxFrame)
 	budget := refused(wire.HelloBudget, fmt.Sprintf("at most %d frames, each of %d bytes, before the hello is accepted", helloFrames, helloFrame))
 	total := 0
 	for range helloFrames {
 		frame, skimmed, err := s.readFrame(ctx, helloFrame)
-		if errors.Is(err, errTooLarge) {
+		if tooMuch(err) {
 			budget.reqID = skimmed.ReqID
 			return s.turnAway(budget)
 		}
@@ -91,11 +91,14 @@ func (s *session) signIn(ctx context.Context) error {
 		return nil
 	}
 	// One more frame would be over budget; it is answered when it comes, so that a client that sends nothing more is not cut short.
-	if _, _, err := s.readFrame(ctx, helloFrame); err != nil && !errors.Is(err, errTooLarge) {
+	if _, _, err := s.readFrame(ctx, helloFrame); err != nil && !tooMuch(err) {
 		return err
 	}
 	return s.turnAway(budget)
 }
+
+// tooMuch reports whether a frame was read as far as we read such frames, and not kept.
+func tooMuch(err error) bool { return errors.Is(err, errTooLarge) || errors.Is(err, errHuge) }
 
 // turnAway refuses the handshake and returns the error that ends the connection.
 func (s *session) turnAway(r *refusal) error {
@@ -107,7 +110,7 @@ func (s *session) turnAway(r *refusal) error {
 // ended the reading.
 func (s *session) readOn(cause error) error {
 	for {
-		if _, _, err := s.readFrame(context.WithoutCancel(s.b.life), helloFrame); err != nil && !errors.Is(err, errTooLarge) {
+		if _, _, err := s.readFrame(context.WithoutCancel(s.b.life), helloFrame); err != nil && !tooMuch(err) {
 			return errors.Join(cause, err)
 		}
 	}
@@ -220,8 +223,12 @@ func (s *session) sessionHello(ctx context.Context, head wire.Head, frame []byte
 	} else if !known {
 		return refused(wire.Unauthorized, "parent pubkey not found in mesh"), nil
 	}
+	expires := math.NaN() // is refused as malformed
+	if a.ExpiresAt != nil {
+		expires = float64(*a.ExpiresAt)
+	}
 	if err := (identity.Attestation{
-		ParentPubkey: a.ParentMemberPubkey, SessionPubkey: a.SessionPubkey, ExpiresAt: float64(a.ExpiresAt), Signature: a.Signature,
+		ParentPubkey: a.ParentMemberPubkey, SessionPubkey: a.SessionPubkey, ExpiresAt: expires, Signature: a.Signature,
 	}).Verify(time.Now()); err != nil {
 		return signatureRefusal("attestation rejected: ", "attestation_", err), nil
 	}

@@ -391,7 +391,7 @@ func TestHelloAckTellsWhatTheSessionHas(t *testing.T) {
 			"roleTag": "ops", "messageMode": "inbox", "groups": []any{map[string]any{"name": "eng", "role": "lead"}},
 		}, first.Hello["memberProfile"])
 		require.Equal(t, map[string]any{"selfEditable": map[string]any{
-			"displayName": false, "roleTag": false, "groups": false, "messageMode": false,
+			"displayName": true, "roleTag": true, "groups": true, "messageMode": true,
 		}}, first.Hello["meshPolicy"])
 		require.Equal(t, []any{1.0, 90_000.0}, []any{first.Hello["protocolVersion"], first.Hello["leaseGraceMs"]})
 		require.Equal(t, []any{"client_ack_batch", "hello2"}, first.Hello["capabilities"])

@@ -37,8 +37,8 @@ type NewMesh struct {
 	// OwnerPubkey is the ed25519 key, 64 hex digits, that signs the mesh's invites. A member that has it may govern the mesh. Without one
 	// nobody can join by invite, until [Broker.SetOwner] names it.
 	OwnerPubkey string
-	// SelfEditable says what members may change about themselves.
-	SelfEditable wire.SelfEditable
+	// SelfEditable says what members may change about themselves. Default (nil): everything.
+	SelfEditable *wire.SelfEditable
 }
 
 // CreateMesh makes a mesh with its first topic, "general", public and without a key until a client claims one. store.ErrConflict: the id or
@@ -50,7 +50,10 @@ func (b *Broker) CreateMesh(ctx context.Context, n NewMesh) (store.Mesh, error) 
 	defer b.work.leaveSession()
 	m := store.Mesh{
 		ID: cmp.Or(n.ID, newID()), Name: n.Name, OwnerPubkey: strings.ToLower(n.OwnerPubkey), Visibility: "private",
-		SelfEditable: n.SelfEditable, CreatedAt: now(),
+		SelfEditable: wire.SelfEditable{DisplayName: true, RoleTag: true, Groups: true, MessageMode: true}, CreatedAt: now(),
+	}
+	if n.SelfEditable != nil {
+		m.SelfEditable = *n.SelfEditable
 	}
 	m.Slug = cmp.Or(n.Slug, m.ID)
 	m.Name = cmp.Or(n.Name, m.Slug)

@@ -99,6 +99,9 @@ func (m *mesh) recipientStatus(ctx context.Context, d store.Delivery) (wire.Reci
 		return r, err
 	}
 	since := d.CreatedAt
+	if d.State == store.Pending && !d.ExpiresAt.After(now()) { // the sweep that says so to the store comes later
+		d.State, d.ExpiredReason, d.DoneAt = store.Expired, wire.ReasonTTL, d.ExpiresAt
+	}
 	switch d.State {
 	case store.Done:
 		r.Status, r.State, r.By, since = wire.StatusDelivered, wire.StateAcked, string(d.DoneBy), d.DoneAt

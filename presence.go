@@ -22,6 +22,7 @@ type presence struct {
 	sess   *session     // nil in grace
 	lease  *wheel.Timer // set in grace
 	dirty  bool         // row differs from the store's
+	order  uint64       // rises with each presence; decides between those of one millisecond
 	quiet  bool         // a command that only asks (no_push): nobody is told that it comes and goes
 
 	expelled bool // ended for good; the store may have closed the row already, when it revoked or rekeyed the member
@@ -46,7 +47,7 @@ func (m *mesh) presencesLocked() []*presence {
 			}
 			return 1
 		}
-		return cmp.Or(x.row.ConnectedAt.Compare(y.row.ConnectedAt), cmp.Compare(x.row.ID, y.row.ID))
+		return cmp.Or(x.row.ConnectedAt.Compare(y.row.ConnectedAt), cmp.Compare(x.order, y.order), cmp.Compare(x.row.ID, y.row.ID))
 	})
 	return all
 }
@@ -253,7 +254,7 @@ func (m *mesh) fresh(ctx context.Context, e entry, greet func(entered)) error {
 		return presenceFault(err)
 	}
 	row.Epoch = epoch
-	p := &presence{mesh: m, member: e.member, row: row, sess: e.sess, quiet: e.sess.noPush}
+	p := &presence{mesh: m, member: e.member, row: row, sess: e.sess, order: e.sess.id, quiet: e.sess.noPush}
 	result.p = p
 	m.mu.Lock()
 	if m.nameInUseLocked(p.row.DisplayName, e.member) { // by a hello of the same moment

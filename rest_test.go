@@ -197,7 +197,7 @@ func TestBodiesAreTakenStrictly(t *testing.T) {
 			{"unknown reply", good + `,"replyToId":"no such message"}`, "application/json", 200, ""},
 			{"17 mentions", good + `,"mentions":["a"` + strings.Repeat(`,"a"`, 16) + `]}`, "application/json", 422, "error.validation"},
 			{"no nonce", `{"topic":"general","ciphertext":"aGk=","nonce":""}`, "application/json", 422, "error.validation"},
-			{"no base64", `{"topic":"general","ciphertext":"aGk","nonce":"AAAA"}`, "application/json", 422, "error.validation"},
+			{"NUL", `{"topic":"general","ciphertext":"aGk\u0000","nonce":"AAAA"}`, "application/json", 422, "error.validation"},
 			{"a large message", `{"topic":"general","ciphertext":"` + strings.Repeat("A", 65_536) + `","nonce":"AAAA"}`, "application/json", 413, "error.payload_too_large"},
 			{"a larger body", `{"x":"` + strings.Repeat("A", 65_536+8192) + `"}`, "application/json", 413, "error.payload_too_large"},
 		} {

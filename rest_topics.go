@@ -97,7 +97,7 @@ func (f *postMessage) run(ctx context.Context, c *apiCall) (any, error) {
 		return nil, errBadKey
 	case errors.Is(err, wire.RateLimit):
 		return nil, tooMany(c.b.sends.RetryAfter(c.by.MeshID+" "+c.by.Member.ID, time.Now()))
-	case r.fault != nil && r.fault.Field == "client_message_id":
+	case r.fault == errReused:
 		return nil, refuseCode(codeReused)
 	case err != nil:
 		return nil, err

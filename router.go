@@ -87,6 +87,9 @@ func (m *mesh) commitLoop() {
 	}
 }
 
+// errReused refuses a client_message_id that was used for another request.
+var errReused = &wire.Fault{Code: wire.Invalid, Text: "idempotency_key_reused"}
+
 func outcomeUnknown(cause error) *wire.Fault {
 	return &wire.Fault{Code: wire.InternalError, Text: "outcome not known, retry with the same client_message_id", Cause: cause}
 }
@@ -122,7 +125,7 @@ func (m *mesh) sendKey(by Caller) string { return m.id + " " + by.Member.ID }
 
 // answerDuplicate replaces a refusal by the acceptance of the same request, if there was one.
 func (m *mesh) answerDuplicate(ctx context.Context, j *sendJob, r *sendResult) {
-	if j.frame.ClientMessageID == nil || r.fault.Field == "client_message_id" {
+	if j.frame.ClientMessageID == nil || r.fault == errReused {
 		return
 	}
 	sent, err := m.b.store.Sent(ctx, m.id, j.by.Member.ID, *j.frame.ClientMessageID)
@@ -160,7 +163,7 @@ func (m *mesh) count(j *sendJob, r *sendResult) {
 		wire.Forbidden: rejectGrants, wire.QueueFull: rejectQueueFull,
 	}
 	reason, ok := reasons[r.fault.Code]
-	if r.fault.Field == "client_message_id" {
+	if r.fault == errReused {
 		reason, ok = rejectIdempotency, true
 	}
 	if !ok {
@@ -237,7 +240,7 @@ func (m *mesh) publish(ctx context.Context, jobs []int, stored []store.Enqueued,
 		r := &results[jobs[i]]
 		switch {
 		case errors.Is(e.Err, store.ErrConflict):
-			r.fault = &wire.Fault{Code: wire.Invalid, Text: "idempotency_key_reused", Field: "client_message_id"}
+			r.fault = errReused
 		case errors.Is(e.Err, store.ErrQueueFull):
 			r.fault = &wire.Fault{Code: wire.QueueFull, Text: "recipient backlog limit reached"}
 			if len(e.Message.Refused) > 0 && e.Message.Refused[0].Reason == wire.ReasonQuota {
@@ -644,7 +647,11 @@ func refusedSend(head wire.Head, f *wire.Fault) *wire.Ack {
 	if f == nil {
 		return nil
 	}
-	return &wire.Ack{Header: wire.Header{Type: wire.TypeAck, ReqID: head.ReqID}, ID: head.ID, Error: string(f.Code) + ": " + f.Text}
+	ack := &wire.Ack{Header: wire.Header{Type: wire.TypeAck, ReqID: head.ReqID}, ID: head.ID, Error: string(f.Code) + ": " + f.Text}
+	if f.Code == wire.Invalid && f.Field != "" { // clients compare the text, people read the detail
+		ack.Error, ack.Detail = string(f.Code)+": "+f.Field, f.Text
+	}
+	return ack
 }
 
 func acceptedSend(head wire.Head, r sendResult) *wire.Ack {

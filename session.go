@@ -59,6 +59,7 @@ type session struct {
 	first     uint64            // number of events[0]; guarded by mu
 	unwritten int               // bytes of filled slots and events; guarded by mu
 	inFlight  int               // sends that wait for their commit; guarded by mu
+	acking    int               // acknowledgements that the store has not been tried with; guarded by mu
 	mail      bool              // look for mail; cleared by writeLoop before each look; guarded by mu
 	writing   bool              // writeLoop runs; guarded by mu
 	greeted   bool              // hello_ack is queued, so events may follow; guarded by mu
@@ -106,6 +107,7 @@ func (b *Broker) serveWS(w http.ResponseWriter, r *http.Request) {
 		b.log.Debug("WebSocket handshake failed", "cause", err)
 		return
 	}
+	conn.SetReadLimit(-1) // readFrame has limits of its own
 	s := &session{
 		b: b, conn: conn, req: r, addr: addr, log: b.log,
 		marks:   map[string]*mark{},
@@ -193,7 +195,7 @@ func (s *session) run(life context.Context, closed bool, signedIn func()) {
 	}
 	s.mu.Unlock()
 	if s.mesh != nil {
-		s.waitSends()
+		s.waitEarlier()
 		s.mesh.release()
 	}
 	s.log.Debug("connection ended", "cause", err)
@@ -217,8 +219,11 @@ func (s *session) isEnding() bool {
 
 func (s *session) seen() { s.alive.Store(time.Now().UnixMilli()) }
 
-// errTooLarge is a frame above what is kept; the rest of it is still in the reader.
-var errTooLarge = errors.New("frame is larger than the limit")
+// errTooLarge is a frame that was read and not kept; errHuge is one that was not even read to its end.
+var (
+	errTooLarge = errors.New("frame is larger than the limit")
+	errHuge     = errors.New("frame is larger than 1 MiB")
+)
 
 // readFrame reads one frame of at most limit bytes. A longer one is skimmed and reported as errTooLarge with what could be told of it.
 func (s *session) readFrame(ctx context.Context, limit int) ([]byte, wire.Skimmed, error) {
@@ -234,7 +239,10 @@ func (s *session) readFrame(ctx context.Context, limit int) ([]byte, wire.Skimme
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		if len(buf) > limit {
-			skimmed, err := wire.Skim(io.MultiReader(bytesReader(buf), r))
+			skimmed, err := wire.Skim(io.MultiReader(bytesReader(buf), io.LimitReader(r, maxFrame+1-int64(len(buf)))))
+			if err == nil && skimmed.Size > maxFrame {
+				err = errHuge
+			}
 			if err != nil {
 				return nil, skimmed, err
 			}
@@ -272,17 +280,17 @@ func (r *onceReader) Read(p []byte) (int, error) {
 
 // readLoop takes the frames of a signed-in session, one at a time, until the connection ends.
 func (s *session) readLoop(ctx context.Context) error {
-	s.conn.SetReadLimit(maxFrame)
 	for {
 		frame, skimmed, err := s.readFrame(ctx, s.b.opts.MaxMessageBytes+frameSlack)
 		switch {
 		case errors.Is(err, errTooLarge):
 			s.tooLarge(skimmed)
 			continue
+		case errors.Is(err, errHuge):
+			s.mesh.strike(s.member.ID) // before the peer can know, and come back
+			_ = s.conn.Close(websocket.StatusMessageTooBig, "")
+			return err
 		case err != nil:
-			if errors.Is(err, websocket.ErrMessageTooBig) {
-				s.mesh.strike(s.member.ID)
-			}
 			return err
 		}
 		s.handle(ctx, frame)
@@ -327,6 +335,7 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 	if head.Type == wire.TypeClientAck {
 		s.clientAck(wire.ReadClientAck(frame))
 		if head.ReqID != nil {
+			s.waitEarlier()
 			s.waitRoom()
 			s.answer(wire.Done(head.ReqID))
 		}
@@ -348,7 +357,7 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 		})
 		return
 	}
-	s.waitSends()
+	s.waitEarlier()
 	s.waitRoom()
 	switch {
 	case err != nil:

@@ -49,6 +49,9 @@ func (b *Broker) upkeep() {
 		}
 		if !b.isReady() {
 			if err := b.takeOver(); err != nil {
+				if b.life.Err() != nil {
+					return
+				}
 				b.noteStore(err)
 				b.log.Warn("start-up could not be finished; hellos wait", "cause", err)
 				tick.Reset(retry)

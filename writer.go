@@ -99,11 +99,12 @@ func (s *session) event(key eventKey, frame []byte) {
 	s.kickLocked()
 }
 
-// waitSends waits until the sends before a request have been committed, so that requests take effect in order.
-func (s *session) waitSends() {
+// waitEarlier waits until the sends before a request are committed and the acknowledgements before it stored, so that requests take effect in order.
+// A store that fails to take acknowledgements is not waited for.
+func (s *session) waitEarlier() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.inFlight > 0 {
+	for s.inFlight > 0 || s.acking > 0 {
 		s.roomy.Wait()
 	}
 }

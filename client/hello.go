@@ -134,12 +134,13 @@ func (c *Client) helloFrame(now time.Time) ([]byte, error) {
 	common.SessionSignature = o.SessionKey.Sign(text) // empty without a session key
 	if o.SessionHello {
 		a := identity.NewAttestation(o.Key, session, now)
+		expires := wire.Number(a.ExpiresAt)
 		common.Signature = o.SessionKey.Sign(identity.SessionHelloText(o.MeshID, member, session, ms))
 		return wire.Encode(&wire.SessionHello{
 			Header: header(wire.TypeSessionHello), HelloCommon: common,
 			ParentMemberID: o.MemberID, ParentMemberPubkey: member, SessionPubkey: session,
 			ParentAttestation: &wire.Attestation{
-				SessionPubkey: session, ParentMemberPubkey: member, ExpiresAt: wire.Number(a.ExpiresAt), Signature: a.Signature,
+				SessionPubkey: session, ParentMemberPubkey: member, ExpiresAt: &expires, Signature: a.Signature,
 			},
 		})
 	}

@@ -65,10 +65,10 @@ type Hello struct {
 
 // Attestation is a member's statement that a session key is its own, for at most 24 hours.
 type Attestation struct {
-	SessionPubkey      string `json:"sessionPubkey"`
-	ParentMemberPubkey string `json:"parentMemberPubkey"`
-	ExpiresAt          Number `json:"expiresAt"` // ms since the epoch
-	Signature          string `json:"signature"` // 128 hex digits, by the member key
+	SessionPubkey      string  `json:"sessionPubkey"`
+	ParentMemberPubkey string  `json:"parentMemberPubkey"`
+	ExpiresAt          *Number `json:"expiresAt"` // ms since the epoch; required
+	Signature          string  `json:"signature"` // 128 hex digits, by the member key
 }
 
 // SessionHello signs a connection in with a session key that a member attested.

@@ -1,7 +1,5 @@
 package wire
 
-import "strings"
-
 // Types of sending.
 const (
 	TypeSend = "send"
@@ -13,8 +11,8 @@ type Send struct {
 	Header
 	TargetSpec string   `json:"targetSpec"`
 	Priority   Priority `json:"priority,omitempty"` // default next
-	Nonce      string   `json:"nonce"`              // standard base64 with padding, may be empty
-	Ciphertext string   `json:"ciphertext"`         // standard base64 with padding, not empty; passed on verbatim
+	Nonce      string   `json:"nonce"`              // standard base64 with padding, may be empty; opaque, passed on verbatim
+	Ciphertext string   `json:"ciphertext"`         // standard base64 with padding, not empty; likewise
 	ID         string   `json:"id,omitempty"`       // echoed in ack.id
 	// ClientMessageID (1-128 characters) makes a retry of the same request harmless.
 	ClientMessageID    *string  `json:"client_message_id,omitempty"`
@@ -36,10 +34,10 @@ func (s *Send) Check() error {
 		return invalid("priority", "must be now, next or low")
 	case s.TargetSpec == "" || !CleanText(s.TargetSpec):
 		return invalid("targetSpec", "must not be empty")
-	case s.Ciphertext == "" || !IsBase64(s.Ciphertext):
-		return invalid("ciphertext", "must be standard base64 with padding and not empty")
-	case !IsBase64(s.Nonce):
-		return invalid("nonce", "must be standard base64 with padding")
+	case s.Ciphertext == "" || !CleanText(s.Ciphertext): // its base64 is between the members; the broker does not look
+		return invalid("ciphertext", "must not be empty")
+	case !CleanText(s.Nonce):
+		return invalid("nonce", "must be text")
 	case len(s.ID) > 256:
 		return invalid("id", "must have at most 256 bytes")
 	case s.ClientMessageID != nil && (*s.ClientMessageID == "" || Chars(*s.ClientMessageID) > MaxClientID || !CleanText(*s.ClientMessageID)):
@@ -59,22 +57,6 @@ func (s *Send) Check() error {
 	return nil
 }
 
-// IsBase64 reports whether s has the shape of standard base64 with padding. Unused bits are not looked at: the broker passes
-// the text on verbatim and never decodes it.
-func IsBase64(s string) bool {
-	if len(s)%4 != 0 {
-		return false
-	}
-	body := strings.TrimSuffix(strings.TrimSuffix(s, "="), "=")
-	for i := range len(body) {
-		c := body[i]
-		if c != '+' && c != '/' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
-			return false
-		}
-	}
-	return true
-}
-
 // Ack answers a send, and the requests whose only answer is that they were done. Error is absent when the send was accepted:
 // clients take a non-empty error for a failure.
 type Ack struct {
@@ -82,7 +64,8 @@ type Ack struct {
 	ID         string      `json:"id"`
 	MessageID  string      `json:"messageId"`
 	Queued     bool        `json:"queued"`
-	Error      string      `json:"error,omitempty"`
+	Error      string      `json:"error,omitempty"`  // "<code>: <what>"
+	Detail     string      `json:"detail,omitempty"` // what was wrong with the field that an invalid error names
 	Duplicate  bool        `json:"duplicate,omitempty"`
 	Offline    *bool       `json:"offline,omitempty"` // on accepted sends: nobody addressed is connected now
 	Recipients *Recipients `json:"recipients,omitempty"`
