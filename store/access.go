@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"time"
 
 	"github.com/claudemesh/broker/wire"
@@ -42,7 +44,7 @@ type APIKeys interface {
 	ListAPIKeys(ctx context.Context, mesh, member string) ([]APIKey, error)
 	// FindAPIKeys returns the keys issued by member, or of the whole mesh if member is empty, that ref names: the one with that exact
 	// id; else those whose id starts with ref (6 characters or more); else, if ref starts with cm_, those with that prefix. Of the last two only
-	// the live ones at now, unless none is live. At most 16.
+	// the live ones at now, unless none is live. Newest first, at most 16.
 	FindAPIKeys(ctx context.Context, mesh, member, ref string, now time.Time) ([]APIKey, error)
 	// RevokeAPIKey revokes a key at now; twice keeps the first time. ErrNotFound.
 	RevokeAPIKey(ctx context.Context, mesh, id string, now time.Time) error
@@ -106,7 +108,7 @@ type Invites interface {
 
 // Notification tells a member that a message mentions it.
 type Notification struct {
-	ID                string
+	ID                string // NotificationID
 	MeshID            string
 	TopicID           string
 	MessageID         string
@@ -115,6 +117,14 @@ type Notification struct {
 	Kind              string // mention
 	CreatedAt         time.Time
 	ReadAt            time.Time
+}
+
+// NotificationID is the id of the notification of a message to a member: the first 32 lower-case hex digits of SHA-256 over messageID,
+// a NUL (which no id holds) and recipientMemberID. It is computed because a store has no generator of ids: so the same notification has
+// the same id in every store. Like the ids that it is made of, it is unique only within its mesh.
+func NotificationID(messageID, recipientMemberID string) string {
+	sum := sha256.Sum256([]byte(messageID + "\x00" + recipientMemberID))
+	return hex.EncodeToString(sum[:16])
 }
 
 // NotificationQuery selects notifications of one member.

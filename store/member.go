@@ -64,7 +64,7 @@ type Members interface {
 	Member(ctx context.Context, mesh, id string) (Member, error)
 	// MemberByKey returns the member with that public key (lower case), revoked or not, or ErrNotFound.
 	MemberByKey(ctx context.Context, mesh, pubkey string) (Member, error)
-	// Members returns the members that are not revoked, by JoinedAt, then ID.
+	// Members returns the members that are not revoked, by JoinedAt, then in the order in which they were stored.
 	Members(ctx context.Context, mesh string) ([]Member, error)
 	// SetGrants merges entries into a member's grants: nil takes the key away, a list replaces it. More than maxEntries afterwards
 	// (0: no limit) is ErrLimit and changes nothing; an unknown member is ErrNotFound.

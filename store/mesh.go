@@ -46,7 +46,7 @@ type Meshes interface {
 // subscription (its existence, role). What else the entities hold (LastSeenAt, summaries, read marks, HasKey) may be older than the snapshot.
 type Roster struct {
 	Version int64
-	Members []RosterMember // not revoked, by JoinedAt, then ID
+	Members []RosterMember // not revoked, by JoinedAt, then in the order in which they were stored
 	Topics  []RosterTopic  // not archived, by Name
 }
 

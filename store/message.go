@@ -90,7 +90,7 @@ type Draft struct {
 	Recipients []Recipient
 	// Direct messages have one recipient; a full mailbox refuses the message. Others leave the recipient out and say so.
 	Direct bool
-	// Mentions are the members to be notified, each once, in order.
+	// Mentions are the members to be notified, in order, each once, however often it is named. Unknown ones are left out.
 	Mentions []string
 }
 

@@ -14,7 +14,9 @@
 //     is ErrNotFound, unless its comment makes unknown things no error; what lists, counts, confirms or marks finds nothing.
 //   - Slices, maps and structs are copied on the way in and on the way out, except where a result says that it is shared and must
 //     not be changed.
-//   - Where an order leaves ties, the ID decides, ascending. A limit of 0 or less on the length of a result is none at all.
+//   - Where an order by time leaves ties, the order in which the things were stored decides: of two of one moment the one stored later
+//     is the newer, so where the newest comes first, it does. Changing a thing does not store it again. Orders by id or name leave no ties.
+//   - A limit of 0 or less on the length of a result is none at all.
 //   - Text order is by bytes; ids are opaque; text holds no NUL and is valid UTF-8 (package wire sees to it).
 //   - Per mesh, [Message.Seq] rises strictly in the order in which messages became visible: a reader that has seen seq n will
 //     never later find a smaller one. Every order, page and cursor over messages goes by it alone.

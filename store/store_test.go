@@ -97,3 +97,18 @@ func TestContentHash(t *testing.T) {
 	// printf '%s' '*|now|bg==|Ym9keQ==' | sha256sum
 	require.Equal(t, "88321cc86e289c35c8b82006731365d00339fd53ad065edd889db92db780d2c1", store.ContentHash("*", wire.PriorityNow, "bg==", "Ym9keQ=="))
 }
+
+func TestNotificationID(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ message, member, want string }{
+		// printf 'm1\0ana' | sha256sum | cut -c1-32
+		{"m1", "ana", "6cece2c67c97f2d50f7d0654a7ee5f57"},
+		{"m1", "bo", "fdf7d2d0f6d309724e76ea9a79c554e8"},
+		{"m2", "ana", "44095dc36444112b00dd8bfe82600b58"},
+		{"m1a", "na", "863ed0425c40fd822a471285bf718fdc"}, // where one id ends and the next begins counts
+	} {
+		got := store.NotificationID(c.message, c.member)
+		require.Equal(t, c.want, got, "%q, %q", c.message, c.member)
+		require.Regexp(t, "^[0-9a-f]{32}$", got)
+	}
+}

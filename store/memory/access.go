@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,9 +15,30 @@ import (
 // maxFound is how many API keys a look-up by prefix returns; see store.APIKeys.
 const maxFound = 16
 
+// apiKey is an API key with its place among those of the same time.
+type apiKey struct {
+	store.APIKey
+	order int64
+}
+
+// invite is an invite with its place among those of the same time.
+type invite struct {
+	store.Invite
+	order int64
+}
+
 // newestKey orders API keys.
-func newestKey(a, b store.APIKey) int {
-	return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.ID, b.ID))
+func newestKey(a, b *apiKey) int {
+	return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.order, a.order))
+}
+
+// exportKeys returns deep copies, of at most limit keys.
+func exportKeys(keys []*apiKey, limit int) []store.APIKey {
+	out := make([]store.APIKey, min(len(keys), limit))
+	for i := range out {
+		out[i] = cloneAPIKey(keys[i].APIKey)
+	}
+	return out
 }
 
 // CreateAPIKey implements store.APIKeys.
@@ -40,8 +62,7 @@ func (s *Store) CreateAPIKey(ctx context.Context, k store.APIKey, maxLive int) e
 			return fmt.Errorf("%w: %d live API keys of member %q", store.ErrLimit, live, k.IssuedBy)
 		}
 	}
-	kept := cloneAPIKey(k)
-	m.apiKeys[k.ID] = &kept
+	m.apiKeys[k.ID] = &apiKey{cloneAPIKey(k), m.next()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.prefixes[k.Prefix] = append(s.prefixes[k.Prefix], ref{k.MeshID, k.ID})
@@ -66,26 +87,28 @@ func (s *Store) APIKeysByPrefix(ctx context.Context, prefix string) ([]store.API
 	s.mu.RLock()
 	refs := slices.Clone(s.prefixes[prefix])
 	s.mu.RUnlock()
-	var out []store.APIKey
+	var keys []*apiKey
 	for _, r := range refs {
-		k, err := s.APIKey(ctx, r.mesh, r.id)
+		m, k, err := s.lockAPIKey(ctx, r.mesh, r.id)
 		if found(err) != nil {
 			return nil, err
 		}
 		if err == nil {
-			out = append(out, k)
+			row := *k // as it is now; its lists are never changed in place
+			m.mu.Unlock()
+			keys = append(keys, &row)
 		}
 	}
-	slices.SortFunc(out, func(a, b store.APIKey) int {
-		live := func(k store.APIKey) int {
+	slices.SortFunc(keys, func(a, b *apiKey) int {
+		live := func(k *apiKey) int {
 			if k.RevokedAt.IsZero() {
 				return 0
 			}
 			return 1
 		}
-		return cmp.Or(live(a)-live(b), newestKey(a, b), cmp.Compare(a.MeshID, b.MeshID))
+		return cmp.Or(live(a)-live(b), newestKey(a, b))
 	})
-	return out[:min(len(out), maxFound)], nil
+	return exportKeys(keys, maxFound), nil
 }
 
 // APIKey implements store.APIKeys.
@@ -95,11 +118,11 @@ func (s *Store) APIKey(ctx context.Context, mesh, id string) (store.APIKey, erro
 		return store.APIKey{}, err
 	}
 	defer m.mu.Unlock()
-	return cloneAPIKey(*k), nil
+	return cloneAPIKey(k.APIKey), nil
 }
 
 // lockAPIKey returns an API key and its mesh with the lock held.
-func (s *Store) lockAPIKey(ctx context.Context, mesh, id string) (*mesh, *store.APIKey, error) {
+func (s *Store) lockAPIKey(ctx context.Context, mesh, id string) (*mesh, *apiKey, error) {
 	m, err := s.lock(ctx, mesh)
 	if err != nil {
 		return nil, nil, err
@@ -119,15 +142,16 @@ func (s *Store) ListAPIKeys(ctx context.Context, mesh, member string) ([]store.A
 		return nil, found(err)
 	}
 	defer m.mu.Unlock()
-	return m.selectAPIKeys(member, func(*store.APIKey) bool { return true }), nil
+	keys := m.selectAPIKeys(member, func(*apiKey) bool { return true })
+	return exportKeys(keys, len(keys)), nil
 }
 
 // selectAPIKeys returns the keys that the member issued (empty: of all) and that match, newest first.
-func (m *mesh) selectAPIKeys(member string, match func(*store.APIKey) bool) []store.APIKey {
-	var out []store.APIKey
+func (m *mesh) selectAPIKeys(member string, match func(*apiKey) bool) []*apiKey {
+	var out []*apiKey
 	for _, k := range m.apiKeys {
 		if (member == "" || k.IssuedBy == member) && match(k) {
-			out = append(out, cloneAPIKey(*k))
+			out = append(out, k)
 		}
 	}
 	slices.SortFunc(out, newestKey)
@@ -141,20 +165,20 @@ func (s *Store) FindAPIKeys(ctx context.Context, mesh, member, ref string, now t
 		return nil, found(err)
 	}
 	defer m.mu.Unlock()
-	if exact := m.selectAPIKeys(member, func(k *store.APIKey) bool { return k.ID == ref }); len(exact) > 0 {
-		return exact, nil
+	if exact := m.selectAPIKeys(member, func(k *apiKey) bool { return k.ID == ref }); len(exact) > 0 {
+		return exportKeys(exact, maxFound), nil
 	}
-	var keys []store.APIKey
+	var keys []*apiKey
 	if len(ref) >= 6 {
-		keys = m.selectAPIKeys(member, func(k *store.APIKey) bool { return strings.HasPrefix(k.ID, ref) })
+		keys = m.selectAPIKeys(member, func(k *apiKey) bool { return strings.HasPrefix(k.ID, ref) })
 	}
 	if len(keys) == 0 && strings.HasPrefix(ref, "cm_") {
-		keys = m.selectAPIKeys(member, func(k *store.APIKey) bool { return k.Prefix == ref })
+		keys = m.selectAPIKeys(member, func(k *apiKey) bool { return k.Prefix == ref })
 	}
-	if slices.ContainsFunc(keys, func(k store.APIKey) bool { return k.Live(now) }) {
-		keys = slices.DeleteFunc(keys, func(k store.APIKey) bool { return !k.Live(now) })
+	if slices.ContainsFunc(keys, func(k *apiKey) bool { return k.Live(now) }) {
+		keys = slices.DeleteFunc(keys, func(k *apiKey) bool { return !k.Live(now) })
 	}
-	return keys[:min(len(keys), maxFound)], nil
+	return exportKeys(keys, maxFound), nil
 }
 
 // RevokeAPIKey implements store.APIKeys.
@@ -226,13 +250,12 @@ func (s *Store) CreateInvite(ctx context.Context, i store.Invite) error {
 	if i.Code != "" {
 		s.codes[i.Code] = at
 	}
-	kept := cloneInvite(i)
-	m.invites[i.ID] = &kept
+	m.invites[i.ID] = &invite{cloneInvite(i), m.next()}
 	return nil
 }
 
 // lockInvite returns the invite with that token hash and its mesh with the lock held.
-func (s *Store) lockInvite(ctx context.Context, tokenHash string) (*mesh, *store.Invite, error) {
+func (s *Store) lockInvite(ctx context.Context, tokenHash string) (*mesh, *invite, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
@@ -262,7 +285,7 @@ func (s *Store) InviteByToken(ctx context.Context, tokenHash string) (store.Invi
 		return store.Invite{}, err
 	}
 	defer m.mu.Unlock()
-	return cloneInvite(*i), nil
+	return cloneInvite(i.Invite), nil
 }
 
 // Invites implements store.Invites.
@@ -272,13 +295,13 @@ func (s *Store) Invites(ctx context.Context, mesh string) ([]store.Invite, error
 		return nil, found(err)
 	}
 	defer m.mu.Unlock()
-	out := make([]store.Invite, 0, len(m.invites))
-	for _, i := range m.invites {
-		out = append(out, cloneInvite(*i))
-	}
-	slices.SortFunc(out, func(a, b store.Invite) int {
-		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.ID, b.ID))
+	rows := slices.SortedFunc(maps.Values(m.invites), func(a, b *invite) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.order, a.order))
 	})
+	out := make([]store.Invite, len(rows))
+	for n, i := range rows {
+		out[n] = cloneInvite(i.Invite)
+	}
 	return out, nil
 }
 

@@ -3,7 +3,6 @@ package memory
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"slices"
 	"time"
@@ -84,8 +83,7 @@ func (m *mesh) enqueue(draft *store.Draft, q store.Quota, now time.Time, out *st
 	}
 	m.deliver(msg)
 	for _, id := range draft.Mentions {
-		if b := m.members[id]; b != nil {
-			m.notify(msg, b)
+		if b := m.members[id]; b != nil && m.notify(msg, b) {
 			out.Notified++
 		}
 	}
@@ -172,10 +170,15 @@ func (m *mesh) placed(draft *store.Draft) []store.Recipient {
 	return out
 }
 
-func (m *mesh) notify(msg *message, b *member) {
+// notify makes a notification and reports true, unless the member has it already because the message names it twice.
+func (m *mesh) notify(msg *message, b *member) bool {
+	id := store.NotificationID(msg.ID, b.ID)
+	if m.noticeByID[id] != nil {
+		return false
+	}
 	n := &notice{
 		Notification: store.Notification{
-			ID:                rand.Text(),
+			ID:                id,
 			MeshID:            m.ID,
 			TopicID:           msg.TopicID,
 			MessageID:         msg.ID,
@@ -189,7 +192,8 @@ func (m *mesh) notify(msg *message, b *member) {
 	msg.notices = append(msg.notices, n)
 	b.notices = append(b.notices, n)
 	m.notices = append(m.notices, n)
-	m.noticeByID[n.ID] = n
+	m.noticeByID[id] = n
+	return true
 }
 
 // Sent implements store.Inbox.

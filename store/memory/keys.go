@@ -115,14 +115,14 @@ func (s *Store) PendingSeals(ctx context.Context, mesh, id, except string, limit
 		return nil, found(err)
 	}
 	defer m.mu.Unlock()
-	var waiting []store.Subscription
-	for _, sub := range m.subscribers(t) {
-		if !sub.HasKey && sub.MemberID != except {
+	var waiting []*subscription
+	for memberID, sub := range t.subscriptions {
+		if _, holds := t.sealed[memberID]; !holds && memberID != except && !m.members[memberID].revoked() {
 			waiting = append(waiting, sub)
 		}
 	}
-	slices.SortFunc(waiting, func(a, b store.Subscription) int {
-		return cmp.Or(a.JoinedAt.Compare(b.JoinedAt), cmp.Compare(a.MemberID, b.MemberID))
+	slices.SortFunc(waiting, func(a, b *subscription) int {
+		return cmp.Or(a.JoinedAt.Compare(b.JoinedAt), cmp.Compare(a.order, b.order))
 	})
 	waiting = waiting[:min(len(waiting), max(limit, 0))]
 	out := make([]store.PendingSeal, len(waiting))

@@ -66,7 +66,7 @@ func (m *mesh) add(in store.Member) *member {
 	m.members[b.ID] = b
 	m.byKey[b.Pubkey] = b
 	at, _ := slices.BinarySearchFunc(m.byJoin, b, func(x, y *member) int {
-		return cmp.Or(x.JoinedAt.Compare(y.JoinedAt), cmp.Compare(x.ID, y.ID))
+		return cmp.Or(x.JoinedAt.Compare(y.JoinedAt), -1) // behind all that joined at the same time
 	})
 	m.byJoin = slices.Insert(m.byJoin, at, b)
 	if !b.revoked() {

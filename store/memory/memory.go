@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/claudemesh/broker/store"
@@ -27,6 +28,8 @@ import (
 
 // Store implements store.Store in memory. Use [New].
 type Store struct {
+	order atomic.Int64 // counts the rows of all meshes whose place among those of the same time must be known; see mesh.next
+
 	mu       sync.RWMutex // guards the rest
 	meshes   map[string]*mesh
 	slugs    map[string]string // slug to mesh id

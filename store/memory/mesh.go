@@ -18,6 +18,7 @@ const general = "general"
 type mesh struct {
 	// pending is the number of pending deliveries: written under mu, read by anybody.
 	pending atomic.Int64
+	order   *atomic.Int64 // the store's
 
 	mu   sync.Mutex // guards the rest
 	gone bool       // deleted
@@ -29,7 +30,7 @@ type mesh struct {
 	rosterRows []store.RosterMember // of the last snapshot; nil: out of date
 	topicRows  []store.RosterTopic
 	members    map[string]*member
-	byJoin     []*member          // all of them, by JoinedAt, then ID
+	byJoin     []*member          // all of them, by JoinedAt, then in the order in which they were stored
 	byKey      map[string]*member // by public key
 	formerKeys map[string]bool    // public keys that were replaced; never forgotten
 	names      map[string]int     // folded name to the number of members, not revoked, that have it
@@ -62,12 +63,13 @@ type mesh struct {
 	deadNotices int       // of them not in noticeByID any more
 	noticeByID  map[string]*notice
 
-	apiKeys map[string]*store.APIKey
-	invites map[string]*store.Invite
+	apiKeys map[string]*apiKey
+	invites map[string]*invite
 }
 
-func newMesh(m store.Mesh) *mesh {
+func newMesh(m store.Mesh, order *atomic.Int64) *mesh {
 	return &mesh{
+		order:       order,
 		Mesh:        m,
 		version:     1,
 		members:     map[string]*member{},
@@ -83,10 +85,13 @@ func newMesh(m store.Mesh) *mesh {
 		topics:      map[string]*topic{},
 		topicNames:  map[string]*topic{},
 		noticeByID:  map[string]*notice{},
-		apiKeys:     map[string]*store.APIKey{},
-		invites:     map[string]*store.Invite{},
+		apiKeys:     map[string]*apiKey{},
+		invites:     map[string]*invite{},
 	}
 }
+
+// next is the order of the row that is stored now. One counter serves all meshes, because APIKeysByPrefix orders rows of several.
+func (m *mesh) next() int64 { return m.order.Add(1) }
 
 // enter takes the lock, unless the mesh was deleted.
 func (m *mesh) enter() bool {
@@ -104,7 +109,7 @@ func (s *Store) CreateMesh(ctx context.Context, m store.Mesh, first store.Topic)
 		return err
 	}
 	first.MeshID = m.ID
-	made := newMesh(m)
+	made := newMesh(m, &s.order)
 	made.addTopic(first)
 	s.mu.Lock()
 	defer s.mu.Unlock()

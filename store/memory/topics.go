@@ -22,11 +22,17 @@ const defaultTopicRole = wire.TopicMember
 // topic is a topic with its history.
 type topic struct {
 	store.Topic
-	subscriptions map[string]*store.Subscription // by member id
-	sealed        map[string]store.SealedKey     // by member id
-	rejected      map[string]map[string]bool     // recipient to the sealers it rejected
-	history       []*message                     // by seq
-	overflow      map[*message]bool              // pending ones that history shows no more
+	subscriptions map[string]*subscription   // by member id
+	sealed        map[string]store.SealedKey // by member id
+	rejected      map[string]map[string]bool // recipient to the sealers it rejected
+	history       []*message                 // by seq
+	overflow      map[*message]bool          // pending ones that history shows no more
+}
+
+// subscription is a subscription with its place among those of the same time.
+type subscription struct {
+	store.Subscription
+	order int64
 }
 
 func (t *topic) archived() bool { return !t.ArchivedAt.IsZero() }
@@ -35,7 +41,7 @@ func (t *topic) archived() bool { return !t.ArchivedAt.IsZero() }
 func (m *mesh) addTopic(in store.Topic) *topic {
 	t := &topic{
 		Topic:         in,
-		subscriptions: map[string]*store.Subscription{},
+		subscriptions: map[string]*subscription{},
 		sealed:        map[string]store.SealedKey{},
 		rejected:      map[string]map[string]bool{},
 		overflow:      map[*message]bool{},
@@ -50,7 +56,10 @@ func (m *mesh) addTopic(in store.Topic) *topic {
 
 // subscribe makes a member a topic member.
 func (m *mesh) subscribe(t *topic, b *member, role string, now time.Time) {
-	t.subscriptions[b.ID] = &store.Subscription{TopicID: t.ID, MemberID: b.ID, Role: role, JoinedAt: now}
+	t.subscriptions[b.ID] = &subscription{
+		Subscription: store.Subscription{TopicID: t.ID, MemberID: b.ID, Role: role, JoinedAt: now},
+		order:        m.next(),
+	}
 	m.topicsChanged()
 }
 
@@ -66,8 +75,8 @@ func (m *mesh) subscribers(t *topic) []store.Subscription {
 	return out
 }
 
-func (t *topic) export(sub *store.Subscription) store.Subscription {
-	out := *sub
+func (t *topic) export(sub *subscription) store.Subscription {
+	out := sub.Subscription
 	_, out.HasKey = t.sealed[sub.MemberID]
 	return out
 }

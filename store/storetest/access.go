@@ -35,6 +35,10 @@ func keyIDs(ks []store.APIKey) []string {
 	return ids
 }
 
+// tied are ids of things that are stored in this order, the first four at one time and the rest at a later one: newest first, they are
+// e f d b a c. They are in no order of their own, up or down, so that a store that orders ties by id shows itself.
+var tied = []string{"c", "a", "b", "d", "f", "e"}
+
 var apiKeys = checks{
 	"CreateAPIKey keeps every field": func(w *world) {
 		w.mesh("m", "ana")
@@ -99,14 +103,35 @@ var apiKeys = checks{
 			require.Empty(w, ks)
 		}
 	},
-	"ListAPIKeys lists a member's or all, newest first": func(w *world) {
-		w.mesh("m", "ana", "bo")
-		for i, issuer := range []string{"ana", "bo", "ana", ""} {
-			k := anAPIKey("m", fmt.Sprint(i), issuer)
-			k.CreatedAt = after(time.Duration(i/2) * time.Second) // 0 and 1 at once, 2 and 3 too
+	"APIKeysByPrefix lists newest first, over all meshes": func(w *world) {
+		w.mesh("m", "ana")
+		w.mesh("n", "ana")
+		for i, id := range tied {
+			k := anAPIKey([]string{"n", "m"}[i%2], id, "ana")
+			k.CreatedAt = after(time.Duration(i/4) * time.Second)
 			require.NoError(w, w.CreateAPIKey(w.ctx, k, 0))
 		}
-		for member, want := range map[string][]string{"ana": {"2", "0"}, "bo": {"1"}, "cy": {}, "": {"2", "3", "0", "1"}} {
+		ks, err := w.APIKeysByPrefix(w.ctx, "cm_12345678")
+		require.NoError(w, err)
+		require.Equal(w, []string{"e", "f", "d", "b", "a", "c"}, keyIDs(ks))
+		require.NoError(w, w.RevokeAPIKey(w.ctx, "n", "f", noon))
+		require.NoError(w, w.RevokeAPIKey(w.ctx, "m", "d", noon))
+		ks, err = w.APIKeysByPrefix(w.ctx, "cm_12345678")
+		require.NoError(w, err)
+		require.Equal(w, []string{"e", "b", "a", "c", "f", "d"}, keyIDs(ks), "the revoked last")
+	},
+	"ListAPIKeys lists a member's or all, newest first": func(w *world) {
+		w.mesh("m", "ana", "bo")
+		for i, issuer := range []string{"ana", "bo", "ana", "", "bo", "ana"} {
+			k := anAPIKey("m", tied[i], issuer)
+			k.CreatedAt = after(time.Duration(i/4) * time.Second)
+			require.NoError(w, w.CreateAPIKey(w.ctx, k, 0))
+		}
+		for _, id := range []string{"a", "f"} { // what changes stays in its place
+			require.NoError(w, w.TouchAPIKey(w.ctx, "m", id, after(time.Hour)))
+			require.NoError(w, w.RevokeAPIKey(w.ctx, "m", id, after(time.Hour)))
+		}
+		for member, want := range map[string][]string{"ana": {"e", "b", "c"}, "bo": {"f", "a"}, "cy": {}, "": {"e", "f", "d", "b", "a", "c"}} {
 			ks, err := w.ListAPIKeys(w.ctx, "m", member)
 			require.NoError(w, err)
 			require.Equal(w, want, keyIDs(ks), member)
@@ -143,15 +168,19 @@ var apiKeys = checks{
 		require.Equal(w, []string{"abcdef"}, find("", "abcdef", noon), "but for an exact id")
 		require.ElementsMatch(w, []string{"old1__", "old1__2"}, find("", "cm_55555555", after(time.Hour)), "unless none is live")
 	},
-	"FindAPIKeys returns at most 16": func(w *world) {
+	"FindAPIKeys returns the newest, at most 16": func(w *world) {
 		w.mesh("m", "ana")
+		want := []string{}
 		for i := range 20 {
-			require.NoError(w, w.CreateAPIKey(w.ctx, anAPIKey("m", fmt.Sprintf("abcdef%02d", i), "ana"), 0))
+			k := anAPIKey("m", fmt.Sprintf("abcdef%02d", i*7%20), "ana")
+			k.CreatedAt = after(time.Duration(i/10) * time.Second)
+			require.NoError(w, w.CreateAPIKey(w.ctx, k, 0))
+			want = append([]string{k.ID}, want...)
 		}
 		for _, ref := range []string{"abcdef", "cm_12345678"} {
 			ks, err := w.FindAPIKeys(w.ctx, "m", "", ref, noon)
 			require.NoError(w, err)
-			require.Len(w, ks, 16)
+			require.Equal(w, want[:16], keyIDs(ks))
 		}
 	},
 	"RevokeAPIKey keeps the first time": func(w *world) {
@@ -243,18 +272,19 @@ var invites = checks{
 	},
 	"Invites lists newest first": func(w *world) {
 		w.mesh("m", "ana")
-		for i := range 4 {
-			in := anInvite("m", fmt.Sprint(i))
-			in.CreatedAt = after(time.Duration(i/2) * time.Second)
+		for i, id := range tied {
+			in := anInvite("m", id)
+			in.CreatedAt = after(time.Duration(i/4) * time.Second)
 			require.NoError(w, w.CreateInvite(w.ctx, in))
 		}
+		require.NoError(w, w.RevokeInvite(w.ctx, "m", "a", noon), "what changes stays in its place")
 		is, err := w.Invites(w.ctx, "m")
 		require.NoError(w, err)
 		ids := []string{}
 		for _, i := range is {
 			ids = append(ids, i.ID)
 		}
-		require.Equal(w, []string{"2", "3", "0", "1"}, ids)
+		require.Equal(w, []string{"e", "f", "d", "b", "a", "c"}, ids)
 	},
 	"RevokeInvite keeps the first time": func(w *world) {
 		w.mesh("m", "ana")

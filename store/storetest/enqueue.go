@@ -235,12 +235,14 @@ var enqueue = checks{
 		require.Equal(w, after(time.Hour), w.sendAt(after(time.Hour), "m", draft("3", "ana", "bo"))[0].Message.CreatedAt)
 		require.Equal(w, noon, w.sendAt(noon, "n", draft("1", "ana", "bo"))[0].Message.CreatedAt)
 	},
-	"makes one notification per mention": func(w *world) {
+	"makes one notification per member that is mentioned": func(w *world) {
 		w.mesh("m", "ana", "bo", "cy")
 		w.topic("m", "t", "ana")
 		d := post("t", draft("1", "ana"))
-		d.Mentions = []string{"cy", "bo"}
+		d.Mentions = []string{"cy", "bo", "cy", "nobody"}
 		require.Equal(w, 2, w.send("m", d)[0].Notified)
+		require.Equal(w, []string{"1"}, noticed(w.notices(store.NotificationQuery{MemberID: "cy", Limit: 9})))
+		require.Equal(w, []string{"1"}, noticed(w.notices(store.NotificationQuery{MemberID: "bo", Limit: 9})))
 	},
 	"the caller may reuse what it gave": func(w *world) {
 		w.mesh("m", "ana", "bo", "cy")

@@ -97,8 +97,8 @@ var members = checks{
 		_, err = w.MemberByKey(w.ctx, "m", key("bo"))
 		require.ErrorIs(w, err, store.ErrNotFound)
 	},
-	"Members leaves the revoked out, by JoinedAt, then ID": func(w *world) {
-		w.mesh("m", "b", "a", "gone")
+	"Members leaves the revoked out, by JoinedAt, then in the order in which they were stored": func(w *world) {
+		w.mesh("m", "b", "a", "gone", "d", "back", "c")
 		early := aMember("m", "z")
 		early.JoinedAt = after(-time.Microsecond)
 		require.NoError(w, w.AddMember(w.ctx, early, 0))
@@ -106,7 +106,21 @@ var members = checks{
 		require.NoError(w, err)
 		ms, err := w.Members(w.ctx, "m")
 		require.NoError(w, err)
-		require.Equal(w, []store.Member{early, aMember("m", "a"), aMember("m", "b")}, ms)
+		want := []store.Member{early}
+		for _, id := range []string{"b", "a", "d", "back", "c"} {
+			want = append(want, aMember("m", id))
+		}
+		require.Equal(w, want, ms)
+
+		_, err = w.RevokeMember(w.ctx, "m", "back", noon)
+		require.NoError(w, err)
+		require.NoError(w, w.RestoreMember(w.ctx, "m", "back"))
+		require.NoError(w, w.TouchMember(w.ctx, "m", "b", noon))
+		require.NoError(w, w.SetRole(w.ctx, "m", "a", want[2].Role))
+		want[1].LastSeenAt = noon
+		ms, err = w.Members(w.ctx, "m")
+		require.NoError(w, err)
+		require.Equal(w, want, ms, "who changes or comes back keeps its place")
 	},
 	"SetGrants merges: nil takes away, a list replaces": func(w *world) {
 		w.mesh("m", "ana")

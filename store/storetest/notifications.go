@@ -40,22 +40,31 @@ var notifications = checks{
 		w.mention(noon, "t", "1")
 		ns := w.notices(store.NotificationQuery{MemberID: "bo", Limit: 10})
 		require.Len(w, ns, 1)
-		require.NotEmpty(w, ns[0].ID)
 		want := store.Notification{
-			ID: ns[0].ID, MeshID: "m", TopicID: "t", MessageID: "1", RecipientMemberID: "bo", SenderMemberID: "ana", Kind: "mention", CreatedAt: noon,
+			ID: store.NotificationID("1", "bo"), MeshID: "m", TopicID: "t", MessageID: "1", RecipientMemberID: "bo", SenderMemberID: "ana", Kind: "mention", CreatedAt: noon,
 		}
 		require.Equal(w, want, ns[0].Notification)
 		got, err := w.Message(w.ctx, "m", "1")
 		require.NoError(w, err)
 		require.Equal(w, got, ns[0].Message)
-		require.NotEqual(w, ns[0].ID, w.notices(store.NotificationQuery{MemberID: "cy", Limit: 1})[0].ID)
+		require.Equal(w, store.NotificationID("1", "cy"), w.notices(store.NotificationQuery{MemberID: "cy", Limit: 1})[0].ID)
+	},
+	"a notification of another mesh may have the same id": func(w *world) {
+		for _, mesh := range []string{"m", "n"} {
+			w.mesh(mesh, "ana", "bo")
+			w.send(mesh, with(draft("1", "ana", "bo"), func(d *store.Draft) { d.Mentions = []string{"bo"} }))
+		}
+		changed, err := w.MarkNotificationsRead(w.ctx, "n", "bo", []string{store.NotificationID("1", "bo")}, time.Time{}, noon)
+		require.NoError(w, err)
+		require.Equal(w, 1, changed)
+		require.Zero(w, w.notices(store.NotificationQuery{MemberID: "bo", Limit: 1})[0].ReadAt)
 	},
 	"Notifications come newest first, since, unread, of topics, up to the limit": func(w *world) {
 		w.mesh("m", "ana", "bo", "cy")
 		w.topic("m", "t", "ana")
 		w.topic("m", "u", "ana")
-		for i := range 6 {
-			w.mention(after(time.Duration(i/2)*time.Second), []string{"t", "u"}[i%2], fmt.Sprint(i))
+		for i := range 6 { // three at a time, whose ids are in no order, up or down
+			w.mention(after(time.Duration(i/3)*time.Second), []string{"t", "u"}[i%2], fmt.Sprint(i))
 		}
 		ns := w.notices(store.NotificationQuery{MemberID: "bo", Limit: 2})
 		_, err := w.MarkNotificationsRead(w.ctx, "m", "bo", []string{ns[0].ID}, time.Time{}, noon)
@@ -67,7 +76,7 @@ var notifications = checks{
 			{store.NotificationQuery{Limit: 10}, []string{"5", "4", "3", "2", "1", "0"}},
 			{store.NotificationQuery{Limit: 6}, []string{"5", "4", "3", "2", "1", "0"}},
 			{store.NotificationQuery{Limit: 3}, []string{"5", "4", "3"}},
-			{store.NotificationQuery{Limit: 10, Since: noon}, []string{"5", "4", "3", "2"}},
+			{store.NotificationQuery{Limit: 10, Since: noon}, []string{"5", "4", "3"}},
 			{store.NotificationQuery{Limit: 10, Since: after(-time.Microsecond)}, []string{"5", "4", "3", "2", "1", "0"}},
 			{store.NotificationQuery{Limit: 2, UnreadOnly: true}, []string{"4", "3"}},
 			{store.NotificationQuery{Limit: 10, Topics: &[]string{"t", "x"}}, []string{"4", "2", "0"}},

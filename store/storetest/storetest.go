@@ -101,7 +101,7 @@ func aPresence(mesh, id, member, sessionKey string) store.Presence {
 	}
 }
 
-// mesh makes meshes, each with the members, whose order by JoinedAt is that of their names.
+// mesh makes meshes, each with the members, who join at noon in the given order.
 func (w *world) mesh(id string, members ...string) {
 	w.Helper()
 	require.NoError(w, w.CreateMesh(w.ctx, aMesh(id), store.Topic{ID: "general-id", Name: "general", Visibility: wire.VisibilityPublic, CreatedAt: noon}))

@@ -438,10 +438,10 @@ var topicKeys = checks{
 		}
 	},
 	"PendingSeals lists who waits, oldest subscription first": func(w *world) {
-		w.mesh("m", "ana", "bo", "cy", "dee", "eve", "gone")
+		w.mesh("m", "ana", "bo", "cy", "dee", "eve", "fay", "gil", "gone")
 		w.encrypted()
-		for i, who := range []string{"eve", "dee", "gone", "cy", "bo"} {
-			at := after(time.Duration(i/2) * time.Minute) // eve and dee at once, gone and cy too
+		for i, who := range []string{"fay", "dee", "gil", "eve", "gone", "cy", "bo"} {
+			at := after(time.Duration(i/4) * time.Minute)
 			_, err := w.Subscribe(w.ctx, "m", "t", who, wire.TopicMember, false, at)
 			require.NoError(w, err)
 		}
@@ -460,8 +460,16 @@ var topicKeys = checks{
 			}
 			return out
 		}
-		require.Equal(w, []string{"dee0", "eve0", "cy1", "bo0"}, waiting("", 10))
-		require.Equal(w, []string{"dee0", "eve0", "cy1", "bo0"}, waiting("", 4))
-		require.Equal(w, []string{"eve0", "cy1"}, waiting("dee", 2))
+		require.Equal(w, []string{"fay0", "dee0", "gil0", "eve0", "cy1", "bo0"}, waiting("", 10), "those of one time in the order in which they were stored")
+		require.Equal(w, []string{"fay0", "dee0", "gil0", "eve0", "cy1", "bo0"}, waiting("", 6))
+		require.Equal(w, []string{"fay0", "gil0", "eve0"}, waiting("dee", 3))
+		joined, err := w.Subscribe(w.ctx, "m", "t", "fay", wire.TopicLead, true, after(time.Hour))
+		require.NoError(w, err)
+		require.False(w, joined)
+		require.Equal(w, []string{"fay0", "dee0"}, waiting("", 2), "another role does not move it")
+		_, err = w.Unsubscribe(w.ctx, "m", "t", "dee", noon)
+		require.NoError(w, err)
+		w.subscribe("m", "t", "dee")
+		require.Equal(w, []string{"fay0", "gil0", "eve0", "dee0", "cy1", "bo0"}, waiting("", 10), "who comes back is stored again")
 	},
 }
