@@ -155,6 +155,23 @@ func (r *mailroom) online(rc store.Recipient, except string) bool {
 	return false
 }
 
+// shown notes that a member is about to see a message by another way than a push, an event stream: it may acknowledge it from now on, although no
+// connection of it has pulled it yet.
+func (r *mailroom) shown(member, id string, seq int64) {
+	box := r.box(member)
+	if box == nil {
+		return
+	}
+	box.mu.Lock()
+	defer box.mu.Unlock()
+	for _, ring := range box.rings {
+		at, found := slices.BinarySearchFunc(ring, seq, func(it item, seq int64) int { return int(it.seq - seq) })
+		if found && ring[at].id == id && !ring[at].done {
+			box.written[id] = seq
+		}
+	}
+}
+
 // ringLimit is how many items a mailbox keeps before it trims what every session has passed, and at four times that, what they have not.
 const ringLimit = 256
 

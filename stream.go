@@ -445,8 +445,15 @@ func (r *reader) next(ctx context.Context) (page []store.Message, gap bool, err 
 
 // write writes posts, many to a write, and moves the cursor over them.
 func (r *reader) write(page []store.Message) error {
+	mesh := r.b.loaded(r.meshID) // held by the stream, too
+	if mesh != nil {
+		defer mesh.release()
+	}
 	for i := range page {
 		m := &page[i]
+		if mesh != nil && r.s.memberID != "" {
+			mesh.mail.shown(r.s.memberID, m.ID, m.Seq)
+		}
 		data, err := wire.Encode(toREST(m))
 		if err != nil {
 			return err

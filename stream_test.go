@@ -425,3 +425,39 @@ func TestStreamOverTCPOutlivesTheHostsDeadlines(t *testing.T) {
 		require.Contains(t, e.Data, strconv.Quote(brokertest.Body(fmt.Sprint(i))))
 	}
 }
+
+// What a member has read from a stream it may acknowledge, also if the push of it is still to come.
+func TestStreamedPostCanBeAcknowledgedBeforeItsPush(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mesh := brokertest.New(t)
+		ana, bo := mesh.Dial("ana"), mesh.Dial("bo", explicit)
+		ana.Request(frame{"type": "topic_create", "name": "ops"})
+		bo.Request(frame{"type": "topic_join", "topic": "ops"})
+		bo.Request(frame{"type": "set_status", "status": "dnd"}) // the push waits
+		secret := bo.Request(frame{"type": "apikey_create", "label": "x", "capabilities": []string{"read"}})["secret"].(string)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+brokertest.Host+"/v1/topics/ops/stream", nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+secret)
+		resp, err := mesh.HTTP.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		lines := bufio.NewScanner(resp.Body)
+		until := func(prefix string) string {
+			for lines.Scan() {
+				if rest, ok := strings.CutPrefix(lines.Text(), prefix); ok {
+					return rest
+				}
+			}
+			t.Fatal("the stream ended")
+			return ""
+		}
+		until("event: ready")
+		ana.Say("#ops", "next", "read in the stream")
+		bo.Request(frame{"type": "client_ack", "brokerMessageId": until("id: ")})
+		bo.Request(frame{"type": "set_status", "status": "idle"})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Empty(t, bo.Pushes())
+	})
+}
