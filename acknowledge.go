@@ -160,10 +160,13 @@ func (box *mailbox) explicitOthers(s *session) []*session {
 	return others
 }
 
+// maxAcking is how many acknowledgements of one connection may wait for the store; beyond it the connection is not read.
+const maxAcking = 64
+
 // ackQueue brings the acknowledgements of a mesh to the store, many in one operation.
 type ackQueue struct {
 	mu      sync.Mutex
-	waiting []store.Ack // guarded by mu; bounded by the marks of the sessions, each of which is here at most once
+	waiting []store.Ack // guarded by mu; at most maxAcking of each session
 	from    []*session  // whose they are; guarded by mu
 	running bool        // guarded by mu
 }
@@ -194,7 +197,7 @@ func (q *ackQueue) add(s *session, a store.Ack) {
 const ackRetry = 5 * time.Second
 
 func (q *ackQueue) run(m *mesh) {
-	wait := 100 * time.Millisecond
+	wait, last := 100*time.Millisecond, false
 	for {
 		q.mu.Lock()
 		batch, from := q.waiting, q.from
@@ -206,7 +209,7 @@ func (q *ackQueue) run(m *mesh) {
 		}
 		q.mu.Unlock()
 		for {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(m.b.life), storeTimeout)
+			ctx, cancel := context.WithTimeout(m.b.patient, storeTimeout)
 			changed, err := m.b.store.Ack(ctx, batch)
 			cancel()
 			if err == nil {
@@ -219,12 +222,23 @@ func (q *ackQueue) run(m *mesh) {
 			tried(from)
 			from = nil
 			m.b.log.Warn("acknowledgements could not be stored; trying again", "mesh", m.id, "count", len(batch), "cause", err)
-			if !m.b.pause(wait) {
+			if last {
+				q.giveUp()
 				return // shut down: the rows stay pending and are delivered again
 			}
+			last = !m.b.pause(wait)
 			wait = min(2*wait, ackRetry)
 		}
 	}
+}
+
+// giveUp forgets what waits, so that nobody waits for it.
+func (q *ackQueue) giveUp() {
+	q.mu.Lock()
+	from := q.from
+	q.waiting, q.from, q.running = nil, nil, false
+	q.mu.Unlock()
+	tried(from)
 }
 
 // tried lets the requests go on that waited for acknowledgements of their connections.
@@ -237,18 +251,16 @@ func tried(from []*session) {
 	}
 }
 
-// pause waits, or reports false when the broker ends or shuts down first.
+// pause waits, or reports false when the broker shuts down first.
 func (b *Broker) pause(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-b.life.Done():
+		return true
+	case <-b.closing:
 		return false
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.closed
 }
 
 // finish forgets what was acknowledged: marks, and items that other sessions have not pulled.

@@ -33,8 +33,8 @@ import (
 	"github.com/claudemesh/broker/wire"
 )
 
-// Lock order: mesh.entering (per member), Broker.mu, mesh.mu, mailbox.mu, session.mu. No store call, socket write or callback of
-// the host happens under any of them but entering, which exists to be held across store calls.
+// Lock order: mesh.entering (per member), mesh.saving, Broker.mu, mesh.mu, mailroom.mu, mailbox.mu, session.mu. No store call, socket write or
+// callback of the host happens under any of them but the first two, which exist to be held across store calls.
 
 // Broker serves meshes. Make one with [New], mount it, and end it with [Broker.Shutdown].
 type Broker struct {
@@ -61,9 +61,12 @@ type Broker struct {
 	keyUses   *ratelimit.Buckets // how often "last used" is written
 	seals     *ratelimit.Buckets
 
-	life context.Context // ends when Shutdown has closed everything
-	end  context.CancelFunc
-	work group // everything that Shutdown waits for
+	life    context.Context // ends when Shutdown has closed everything
+	end     context.CancelFunc
+	patient context.Context // of what must survive its caller; ends when Shutdown may wait no longer
+	abort   context.CancelFunc
+	closing chan struct{} // closed when Shutdown begins
+	work    group         // everything that Shutdown waits for
 
 	ready     chan struct{} // closed when the presences of earlier processes are adopted
 	readyOnce sync.Once
@@ -117,6 +120,8 @@ func New(o Options) (*Broker, error) {
 		b.ops[t] = h
 	}
 	b.life, b.end = context.WithCancel(context.Background())
+	b.patient, b.abort = context.WithCancel(context.Background())
+	b.closing = make(chan struct{})
 	b.mux = b.routes()
 	b.work.enter()
 	go b.upkeep()
@@ -127,7 +132,7 @@ func New(o Options) (*Broker, error) {
 const maxBuckets = 100_000
 
 // ServeHTTP serves the WebSocket, the REST API and the broker's other routes below whatever prefix the host mounts it at with
-// http.StripPrefix. After Shutdown every request is answered 503.
+// http.StripPrefix. After Shutdown upgrades and API requests are answered 503, and /health/ready says so.
 func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	b.serving = true
@@ -145,6 +150,9 @@ var ErrClosed = errors.New("broker: shut down")
 func (b *Broker) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	first := !b.closed
+	if first {
+		close(b.closing)
+	}
 	b.closed = true
 	sessions := make([]*session, 0, len(b.sessions))
 	for s := range b.sessions {
@@ -171,29 +179,40 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		b.work.wait()
 		close(idle)
 	}()
-	// What the sessions and streams do ends by itself; upkeep and the wheel end once the sessions are gone.
-	sessionsGone := b.work.sessionsGone()
-	var err error
+	// What the sessions and streams do ends by itself; upkeep ends when they are gone, and then nothing touches this broker's presences any more.
 	select {
-	case <-sessionsGone:
+	case <-b.work.sessionsGone():
 	case <-ctx.Done():
-		err = ctx.Err()
 		for _, s := range sessions {
 			s.drop()
 		}
-	}
-	if first {
-		b.release(ctx)
+		b.abort()
 	}
 	b.end()
-	<-idle
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		b.abort()
+		select { // cancelled calls return at once, unless the host's Store or Auth does not listen
+		case <-idle:
+		case <-time.After(abortTime):
+			return ctx.Err()
+		}
+	}
+	if first && ctx.Err() == nil {
+		b.release(ctx)
+	}
+	b.abort()
 	b.wheel.Stop()
-	return err
+	return ctx.Err()
 }
 
-// release leaves this broker's presences to the next one.
+// abortTime is what Shutdown takes beyond its context to let cancelled calls return.
+const abortTime = 250 * time.Millisecond
+
+// release leaves this broker's presences to the next one. Without it they are taken over when this broker's heartbeat is old.
 func (b *Broker) release(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	b.saveDirty(ctx)
 	if err := b.store.ReleasePresences(ctx, b.id, time.Now().UTC().Add(max(b.opts.LeaseGrace, 0)).Truncate(time.Millisecond)); err != nil {

@@ -437,3 +437,47 @@ func TestStatsAreCountedOnce(t *testing.T) {
 		require.Equal(t, map[string]any{"messagesOut": 110.0}, mesh.Dial("bo").Hello["restoredStats"])
 	})
 }
+
+// H08: a commit whose reply is lost reaches those who are connected, once and in its place, whether or not the sender gave it an id.
+func TestH08LostReplyIsDeliveredLive(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &failing{Store: memory.New(), enqueue: func(bool) error { return nil }}
+		mesh := brokertest.New(t, func(o *broker.Options) { f.Store = o.Store; o.Store = f })
+		ana, bo := mesh.Dial("ana"), mesh.Dial("bo", explicit)
+		loseOne := func() {
+			lost := false
+			f.enqueue = func(stored bool) error {
+				if stored && !lost {
+					lost = true
+					return errStore
+				}
+				return nil
+			}
+		}
+		loseOne()
+		require.Equal(t, true, ana.Say(bo.Member.Pubkey, "now", "without an id")["queued"])
+		loseOne()
+		ack := ana.Request(frame{
+			"type": "send", "targetSpec": bo.Member.Pubkey, "nonce": "", "ciphertext": brokertest.Body("with an id"), "client_message_id": "c1",
+		})
+		require.Equal(t, true, ack["queued"])
+		require.NotContains(t, ack, "duplicate")
+		ana.Say(bo.Member.Pubkey, "now", "after")
+		synctest.Wait()
+		require.Equal(t, []string{"without an id", "with an id", "after"}, texts(bo.Pushes()))
+
+		f.enqueue = func(stored bool) error { // stored, and never heard of again
+			if stored {
+				return errStore
+			}
+			return nil
+		}
+		require.Contains(t, ana.Say(bo.Member.Pubkey, "now", "unknown outcome")["error"], "internal_error")
+		f.enqueue = func(bool) error { return nil }
+		time.Sleep(10 * time.Second)
+		ana.Say(bo.Member.Pubkey, "now", "last")
+		synctest.Wait()
+		require.Equal(t, []string{"unknown outcome", "last"}, texts(bo.Pushes()), "what is stored is delivered, also if nobody could say so")
+	})
+}

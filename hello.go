@@ -110,7 +110,7 @@ func (s *session) turnAway(r *refusal) error {
 // ended the reading.
 func (s *session) readOn(cause error) error {
 	for {
-		if _, _, err := s.readFrame(context.WithoutCancel(s.b.life), helloFrame); err != nil && !tooMuch(err) {
+		if _, _, err := s.readFrame(s.b.patient, helloFrame); err != nil && !tooMuch(err) {
 			return errors.Join(cause, err)
 		}
 	}

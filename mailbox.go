@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -155,6 +156,29 @@ func (r *mailroom) online(rc store.Recipient, except string) bool {
 	return false
 }
 
+// bySeq compares an item with a seq, for searches.
+func bySeq(it item, seq int64) int { return cmp.Compare(it.seq, seq) }
+
+// raise leaves everything up to last to the store, and lets every session look again.
+func (r *mailroom) raise(last int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.published = max(r.published, last)
+	for _, box := range r.boxes {
+		box.mu.Lock()
+		box.base = max(box.base, last)
+		box.tip = max(box.tip, last)
+		for l, ring := range box.rings {
+			n, _ := slices.BinarySearchFunc(ring, box.base+1, bySeq)
+			box.rings[l] = ring[n:]
+		}
+		for _, s := range box.sessions {
+			s.lookAgain()
+		}
+		box.mu.Unlock()
+	}
+}
+
 // shown notes that a member is about to see a message by another way than a push, an event stream: it may acknowledge it from now on, although no
 // connection of it has pulled it yet.
 func (r *mailroom) shown(member, id string, seq int64) {
@@ -165,7 +189,7 @@ func (r *mailroom) shown(member, id string, seq int64) {
 	box.mu.Lock()
 	defer box.mu.Unlock()
 	for _, ring := range box.rings {
-		at, found := slices.BinarySearchFunc(ring, seq, func(it item, seq int64) int { return int(it.seq - seq) })
+		at, found := slices.BinarySearchFunc(ring, seq, bySeq)
 		if found && ring[at].id == id && !ring[at].done {
 			box.written[id] = seq
 		}
@@ -203,7 +227,7 @@ func (box *mailbox) trimLocked(force bool) {
 	}
 	for l := range box.rings {
 		ring := box.rings[l]
-		n, _ := slices.BinarySearchFunc(ring, passed[l]+1, func(it item, seq int64) int { return int(it.seq - seq) })
+		n, _ := slices.BinarySearchFunc(ring, passed[l]+1, bySeq)
 		if force {
 			n = max(n, len(ring)/2)
 		}
@@ -214,12 +238,12 @@ func (box *mailbox) trimLocked(force bool) {
 	}
 	// Everything at or below base is the store's now, whichever lane it is in.
 	for l, ring := range box.rings {
-		n, _ := slices.BinarySearchFunc(ring, box.base+1, func(it item, seq int64) int { return int(it.seq - seq) })
+		n, _ := slices.BinarySearchFunc(ring, box.base+1, bySeq)
 		box.rings[l] = ring[n:]
 	}
 }
 
-// eligible reports whether session s may have msg now. Addressing was fixed when the message was accepted; among the member's
+// eligibleLocked reports whether session s may have msg now. Addressing was fixed when the message was accepted; among the member's
 // live connections a multicast goes to those that are visible and in the group, or to all if that leaves none.
 func (box *mailbox) eligibleLocked(s *session, msg *store.Message) bool {
 	if msg.SenderPresenceID != "" && msg.SenderPresenceID == s.presenceID {
@@ -308,7 +332,7 @@ func (box *mailbox) fromRingsLocked(s *session, may []lane, cursor [lanes]int64,
 	next = cursor
 	var at [lanes]int
 	for _, l := range may {
-		at[l], _ = slices.BinarySearchFunc(box.rings[l], cursor[l]+1, func(it item, seq int64) int { return int(it.seq - seq) })
+		at[l], _ = slices.BinarySearchFunc(box.rings[l], cursor[l]+1, bySeq)
 	}
 	t, size := time.Now(), 0
 	for {
@@ -369,7 +393,7 @@ func (box *mailbox) settle(d store.Delivery) {
 	defer box.mu.Unlock()
 	delete(box.written, d.MessageID)
 	ring := box.rings[laneOf(d.Priority)]
-	at, found := slices.BinarySearchFunc(ring, d.Seq, func(it item, seq int64) int { return int(it.seq - seq) })
+	at, found := slices.BinarySearchFunc(ring, d.Seq, bySeq)
 	for ; found && at < len(ring) && ring[at].seq == d.Seq; at++ {
 		if ring[at].session == d.SessionPubkey {
 			ring[at].done = true

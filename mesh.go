@@ -15,6 +15,7 @@ type mesh struct {
 	id string
 
 	entering keyedMutex // by member: hellos of one member, one after another, across store calls
+	saving   keyedMutex // by mesh id: presences are mirrored one write after another, so that an old row never follows a newer one
 
 	mu        sync.Mutex
 	info      store.Mesh           // guarded by mu
@@ -23,9 +24,9 @@ type mesh struct {
 	strikes   map[string]*strikes  // frames beyond 1 MiB, by member; guarded by mu
 	roster    *store.Roster        // last loaded; may be behind the store; guarded by mu
 
-	mail    mailroom // delivery.go
+	mail    mailroom // mailbox.go
 	outbox  outbox   // router.go
-	acks    ackQueue // delivery.go
+	acks    ackQueue // acknowledge.go
 	streams streams  // stream.go
 
 	refs int // guarded by Broker.mu

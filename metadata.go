@@ -42,8 +42,8 @@ func (b *Broker) setStats(_ context.Context, by Caller, f wire.SetStats) (wire.M
 }
 
 func (b *Broker) setVisible(ctx context.Context, by Caller, f wire.SetVisible) (wire.Message, error) {
-	row := by.edit(func(row *store.Presence) { row.Visible = *f.Visible })
-	if err := b.keep(ctx, row, store.PeerStateUpdate{Visible: f.Visible}); err != nil {
+	by.edit(func(row *store.Presence) { row.Visible = *f.Visible })
+	if err := b.keep(ctx, by, store.PeerStateUpdate{Visible: f.Visible}); err != nil {
 		return nil, err
 	}
 	m := by.session.mesh
@@ -54,7 +54,7 @@ func (b *Broker) setVisible(ctx context.Context, by Caller, f wire.SetVisible) (
 
 func (b *Broker) setProfile(ctx context.Context, by Caller, f wire.SetProfile) (wire.Message, error) {
 	row := by.edit(func(row *store.Presence) { row.Profile = row.Profile.Merge(f.Profile) })
-	if err := b.keep(ctx, row, store.PeerStateUpdate{Profile: &row.Profile}); err != nil {
+	if err := b.keep(ctx, by, store.PeerStateUpdate{Profile: &row.Profile}); err != nil {
 		return nil, err
 	}
 	m := by.session.mesh
@@ -95,7 +95,7 @@ func (b *Broker) leaveGroup(ctx context.Context, by Caller, f wire.LeaveGroup) (
 }
 
 func (b *Broker) regroup(ctx context.Context, by Caller, row store.Presence) error {
-	if err := b.keep(ctx, row, store.PeerStateUpdate{Groups: &row.Groups}); err != nil {
+	if err := b.keep(ctx, by, store.PeerStateUpdate{Groups: &row.Groups}); err != nil {
 		return err
 	}
 	by.session.mesh.mail.reconsider(by.Member.ID)
@@ -134,11 +134,11 @@ func (by Caller) edit(change func(*store.Presence)) store.Presence {
 }
 
 // keep stores at once what decides who is addressed, and what the member gets back when it returns.
-func (b *Broker) keep(ctx context.Context, row store.Presence, u store.PeerStateUpdate) error {
-	if _, err := b.store.SavePresences(ctx, []store.Presence{row}); err != nil {
-		return fmt.Errorf("presence: %w", err)
+func (b *Broker) keep(ctx context.Context, by Caller, u store.PeerStateUpdate) error {
+	if err := by.place().save(ctx); err != nil {
+		return err
 	}
-	if err := b.store.SavePeerState(ctx, row.MeshID, row.MemberID, u, now()); err != nil {
+	if err := b.store.SavePeerState(ctx, by.MeshID, by.Member.ID, u, now()); err != nil {
 		return fmt.Errorf("peer state: %w", err)
 	}
 	return nil

@@ -51,43 +51,57 @@ const deadAfter = 15 * time.Second
 // changed marks a presence's row to be mirrored to the store within a second.
 func (p *presence) changedLocked() { p.dirty = true }
 
-// savePresence mirrors one row now.
-func (b *Broker) savePresence(ctx context.Context, row store.Presence) {
-	if _, err := b.store.SavePresences(ctx, []store.Presence{row}); err != nil {
-		b.log.Warn("presence could not be saved", "mesh", row.MeshID, "cause", err)
+// save mirrors a presence now, as it is now.
+func (p *presence) save(ctx context.Context) error {
+	m := p.mesh
+	unlock := m.saving.lock(m.id)
+	defer unlock()
+	m.mu.Lock()
+	row := p.row
+	p.dirty = false
+	m.mu.Unlock()
+	if _, err := m.b.store.SavePresences(ctx, []store.Presence{row}); err != nil {
+		m.mu.Lock()
+		p.dirty = true
+		m.mu.Unlock()
+		return fmt.Errorf("presence: %w", err)
 	}
+	return nil
 }
 
 // saveDirty mirrors what changed since the last call.
 func (b *Broker) saveDirty(ctx context.Context) {
+	for _, m := range b.allMeshes() {
+		if err := m.saveDirty(ctx); err != nil {
+			b.log.Warn("presences could not be saved; next try in a second", "mesh", m.id, "cause", err)
+		}
+		m.release()
+	}
+}
+
+func (m *mesh) saveDirty(ctx context.Context) error {
+	unlock := m.saving.lock(m.id)
+	defer unlock()
 	var rows []store.Presence
 	var marked []*presence
-	meshes := b.allMeshes()
-	for _, m := range meshes {
+	m.mu.Lock()
+	for _, p := range m.presences {
+		if p.dirty {
+			p.dirty = false
+			rows, marked = append(rows, p.row), append(marked, p)
+		}
+	}
+	m.mu.Unlock()
+	if len(rows) == 0 {
+		return nil
+	}
+	_, err := m.b.store.SavePresences(ctx, rows)
+	if err != nil {
 		m.mu.Lock()
-		for _, p := range m.presences {
-			if p.dirty {
-				p.dirty = false
-				rows = append(rows, p.row)
-				marked = append(marked, p)
-			}
+		for _, p := range marked {
+			p.dirty = true
 		}
 		m.mu.Unlock()
 	}
-	defer func() {
-		for _, m := range meshes {
-			m.release()
-		}
-	}()
-	if len(rows) == 0 {
-		return
-	}
-	if _, err := b.store.SavePresences(ctx, rows); err != nil {
-		b.log.Warn("presences could not be saved; next try in a second", "count", len(rows), "cause", err)
-		for _, p := range marked {
-			p.mesh.mu.Lock()
-			p.dirty = true
-			p.mesh.mu.Unlock()
-		}
-	}
+	return err
 }

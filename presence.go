@@ -190,7 +190,7 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 	tell := p.quiet && !e.sess.noPush // it stays, this time
 	late := m.presences[row.ID] != p
 	if late { // the lease ran out while the store was busy, and others were told; the row is open again, and so is the place
-		p = &presence{mesh: m, member: e.member, row: row}
+		p = &presence{mesh: m, member: e.member, row: row, order: e.sess.id, quiet: e.sess.noPush}
 		m.presences[row.ID] = p
 	}
 	// Status, groups and the like may have moved on while the store was busy; only what the hello brings is taken from row.
@@ -346,7 +346,9 @@ func (m *mesh) lost(ctx context.Context, s *session, clean bool) {
 	row := p.row
 	m.mu.Unlock()
 	m.savePeerState(ctx, row, p)
-	m.b.savePresence(ctx, row)
+	if err := p.save(ctx); err != nil {
+		m.b.log.Warn("presence could not be saved", "mesh", m.id, "cause", err)
+	}
 }
 
 // graceLocked starts the lease of a place without a socket.
@@ -413,7 +415,7 @@ func (m *mesh) evict(ctx context.Context, p *presence) {
 	}
 }
 
-// setStatus applies a signal to a presence and lets held messages go if it unlocked them. It reports whether the signal counted.
+// signal applies a status signal to a presence and lets held messages go if it unlocked them. It reports whether the signal counted.
 func (p *presence) signal(apply func(status.State) (status.State, status.Effect)) status.Effect {
 	m := p.mesh
 	m.mu.Lock()

@@ -98,12 +98,13 @@ func outcomeUnknown(cause error) *wire.Fault {
 // does not tell whether the batch is stored.
 func (m *mesh) commit(batch []*sendJob) {
 	// The batch belongs to many callers: none of them can cancel it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.b.life), storeTimeout)
+	ctx, cancel := context.WithTimeout(m.b.patient, storeTimeout)
 	defer cancel()
 	results := make([]sendResult, len(batch))
 	err := m.store(ctx, batch, results)
 	if err != nil {
 		m.b.log.Warn("messages could not be stored", "mesh", m.id, "count", len(batch), "cause", err)
+		m.recover()
 	}
 	for i, j := range batch {
 		r := &results[i]
@@ -180,10 +181,11 @@ func (m *mesh) store(ctx context.Context, batch []*sendJob, results []sendResult
 	for {
 		var stored []store.Enqueued
 		var jobs []int
+		judged := false // by the roster: somebody is refused
 		if err == nil {
-			jobs, err = m.resolve(ctx, roster, batch, results)
+			jobs, judged, err = m.resolve(ctx, roster, batch, results)
 		}
-		if err == nil && !fresh && len(jobs) < len(batch) {
+		if err == nil && !fresh && judged {
 			// The store checks the roster of what it is given, but nobody checks a refusal: it may rest on an old roster.
 			before := roster.Version
 			roster, err = m.reloadRoster(ctx)
@@ -217,6 +219,27 @@ func (m *mesh) store(ctx context.Context, batch []*sendJob, results []sendResult
 		roster, err = m.reloadRoster(ctx)
 		fresh = err == nil
 	}
+}
+
+// recover runs after a batch whose outcome is not known: part of it may be stored and was published to nobody. Once the store answers again, what
+// it holds up to then is read from it, not from the mailboxes.
+func (m *mesh) recover() {
+	if !m.b.work.fork() {
+		return
+	}
+	go func() {
+		defer m.b.work.leaveSession()
+		for wait := 100 * time.Millisecond; m.b.pause(wait); wait = min(2*wait, 5*time.Second) {
+			ctx, cancel := context.WithTimeout(m.b.patient, storeTimeout)
+			last, err := m.b.store.LastSeq(ctx, m.id)
+			cancel()
+			if err == nil {
+				m.mail.raise(last)
+				m.streams.wakeAll()
+				return
+			}
+		}
+	}()
 }
 
 // pauseCtx waits, or reports false when ctx ends first.
@@ -292,24 +315,25 @@ func (m *mesh) message(j *sendJob) store.Message {
 	return msg
 }
 
-// resolve chooses the recipients of a batch by one roster. It returns the places of the jobs that are to be stored; the others are refused.
-func (m *mesh) resolve(ctx context.Context, roster *store.Roster, batch []*sendJob, results []sendResult) ([]int, error) {
-	jobs := make([]int, 0, len(batch))
+// resolve chooses the recipients of a batch by one roster. It returns the places of the jobs that are to be stored; the others are refused, and judged
+// says whether any of them by the roster.
+func (m *mesh) resolve(ctx context.Context, roster *store.Roster, batch []*sendJob, results []sendResult) (jobs []int, judged bool, err error) {
+	jobs = make([]int, 0, len(batch))
 	for i, j := range batch {
 		if results[i].fault = j.refusal; j.refusal != nil {
 			continue
 		}
 		err := m.draft(ctx, roster, j)
 		if f, ok := errors.AsType[*wire.Fault](err); ok {
-			results[i].fault = f
+			results[i].fault, judged = f, true
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		jobs = append(jobs, i)
 	}
-	return jobs, nil
+	return jobs, judged, nil
 }
 
 // draft fills in a job's message and recipients, or fails with the fault that refuses it.
@@ -327,6 +351,9 @@ func (m *mesh) draft(ctx context.Context, roster *store.Roster, j *sendJob) erro
 			return &wire.Fault{Code: wire.Invalid, Field: "expiresAt", Text: "expiresAt must be an ISO-8601 time after now and within the message's time to live"}
 		}
 		msg.ExpiresAt = at
+	}
+	if !slices.ContainsFunc(roster.Members, func(rm store.RosterMember) bool { return rm.ID == j.by.Member.ID }) {
+		return &wire.Fault{Code: wire.Forbidden, Text: "the sender is not a member of this mesh any more"}
 	}
 	d := store.Draft{}
 	switch j.target.Kind {
@@ -570,7 +597,7 @@ func (b *Broker) newJob(m *mesh, by Caller, f wire.Send) *sendJob {
 	return j
 }
 
-// send stores and hands on one message and waits for its outcome. REST and hosts use it; the socket does not wait.
+// send stores and hands on one message and waits for its outcome. REST uses it; the socket does not wait.
 func (b *Broker) send(ctx context.Context, by Caller, f wire.Send) (sendResult, error) {
 	m, err := b.mesh(ctx, by.MeshID)
 	if err != nil {

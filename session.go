@@ -55,7 +55,7 @@ type session struct {
 	roomy     sync.Cond         // signalled when unwritten shrinks, inFlight reaches 0 or falls, and when writing ends
 	slots     []*slot           // replies in request order; guarded by mu
 	events    []queued          // unsolicited frames in order; guarded by mu
-	byKey     map[string]uint64 // where the latest event of a subject is, counted from eventsFirst; guarded by mu
+	byKey     map[string]uint64 // where the latest event of a subject is, counted from first; guarded by mu
 	first     uint64            // number of events[0]; guarded by mu
 	unwritten int               // bytes of filled slots and events; guarded by mu
 	inFlight  int               // sends that wait for their commit; guarded by mu
@@ -180,7 +180,7 @@ func (s *session) run(life context.Context, closed bool, signedIn func()) {
 	s.mu.Unlock()
 	clean := !byUs && isCleanClose(err)
 	if s.mesh != nil {
-		lostCtx, cancel := context.WithTimeout(context.WithoutCancel(life), storeTimeout)
+		lostCtx, cancel := context.WithTimeout(s.b.patient, storeTimeout)
 		s.mesh.lost(lostCtx, s, clean)
 		cancel()
 	}
@@ -333,6 +333,7 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 	}
 	head, err := wire.Peek(frame)
 	if head.Type == wire.TypeClientAck {
+		s.waitAcks()
 		s.clientAck(wire.ReadClientAck(frame))
 		if head.ReqID != nil {
 			s.waitEarlier()

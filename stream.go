@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,6 +69,16 @@ func (ss *streams) wake(topicID string) {
 		case s.look <- struct{}{}:
 		default: // it will look anyway
 		}
+	}
+}
+
+// wakeAll lets every stream look for posts.
+func (ss *streams) wakeAll() {
+	ss.mu.Lock()
+	topics := slices.Collect(maps.Keys(ss.byTopic))
+	ss.mu.Unlock()
+	for _, t := range topics {
+		ss.wake(t)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 type chore struct {
 	name  string
 	every time.Duration
+	asks  bool // its success means that the store answers
 	run   func(b *Broker, ctx context.Context, t time.Time) error
 	next  time.Time
 }
@@ -21,12 +22,12 @@ type chore struct {
 func chores() []*chore {
 	return []*chore{
 		{name: "mirror", every: time.Second, run: func(b *Broker, ctx context.Context, _ time.Time) error { b.saveDirty(ctx); return nil }},
-		{name: "heartbeat", every: 5 * time.Second, run: func(b *Broker, ctx context.Context, t time.Time) error { return b.store.Beat(ctx, b.id, t) }},
+		{name: "heartbeat", every: 5 * time.Second, asks: true, run: func(b *Broker, ctx context.Context, t time.Time) error { return b.store.Beat(ctx, b.id, t) }},
 		{name: "status", every: 15 * time.Second, run: (*Broker).sweepStatus},
 		{name: "stash", every: 10 * time.Second, run: func(b *Broker, _ context.Context, t time.Time) error { b.stash.Sweep(t); return nil }},
 		{name: "adopt", every: 30 * time.Second, run: func(b *Broker, ctx context.Context, _ time.Time) error { return b.adopt(ctx) }},
 		{name: "liveness", every: 30 * time.Second, run: (*Broker).mirrorLiveness},
-		{name: "health", every: 30 * time.Second, run: func(b *Broker, ctx context.Context, _ time.Time) error { return b.store.Ping(ctx) }},
+		{name: "health", every: 30 * time.Second, asks: true, run: func(b *Broker, ctx context.Context, _ time.Time) error { return b.store.Ping(ctx) }},
 		{name: "queue depth", every: 30 * time.Second, run: (*Broker).measureQueue},
 		{name: "buckets", every: 5 * time.Minute, run: (*Broker).sweepBuckets},
 		{name: "expiry", every: time.Hour, run: (*Broker).expire},
@@ -79,10 +80,12 @@ func (b *Broker) runChore(c *chore, t time.Time) {
 	defer cancel()
 	err := c.run(b, ctx, t)
 	c.next = now().Add(c.every)
-	b.noteStore(err)
+	if err != nil || c.asks {
+		b.noteStore(err)
+	}
 	if err != nil && b.life.Err() == nil {
 		b.log.Warn("sweep failed; it runs again", "type", c.name, "cause", err)
-		c.next = now().Add(min(c.every, max(time.Second/2, b.downFor(t)))) // while the store is down, 0.5 s doubling
+		c.next = now().Add(min(c.every, max(time.Second/2, b.downFor()))) // while the store is down, 0.5 s doubling
 	}
 	b.giveUpIfDown()
 }
@@ -125,7 +128,7 @@ func (b *Broker) noteStore(err error) {
 	}
 }
 
-func (b *Broker) downFor(time.Time) time.Duration {
+func (b *Broker) downFor() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.storeDown.IsZero() {
@@ -136,7 +139,7 @@ func (b *Broker) downFor(time.Time) time.Duration {
 
 // giveUpIfDown sends the sessions away when this broker has been without its store for half a lease, so that they reattach elsewhere.
 func (b *Broker) giveUpIfDown() {
-	if b.opts.LeaseGrace <= 0 || b.downFor(time.Time{}) < b.opts.LeaseGrace/2 {
+	if b.opts.LeaseGrace <= 0 || b.downFor() < b.opts.LeaseGrace/2 {
 		return
 	}
 	b.mu.Lock()

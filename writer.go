@@ -109,6 +109,15 @@ func (s *session) waitEarlier() {
 	}
 }
 
+// waitAcks stops reading while the store is behind with this connection's acknowledgements.
+func (s *session) waitAcks() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.acking >= maxAcking {
+		s.roomy.Wait()
+	}
+}
+
 // waitRoom stops reading while replies wait to be written: a peer that asks without listening holds up only itself.
 func (s *session) waitRoom() {
 	s.mu.Lock()

@@ -38,9 +38,9 @@ type Mesh struct {
 	// ID is the mesh's id, Owner the key of its owner, who is no member.
 	ID    string
 	Owner identity.KeyPair
-	// Store is where the broker keeps it. It survives Restart and Crash.
+	// Store is where the broker keeps it. It survives Restart.
 	Store store.Store
-	// Broker is the running broker; Restart and Crash replace it.
+	// Broker is the running broker; Restart replaces it.
 	Broker *broker.Broker
 	// URL is the broker's address for clients that dial through HTTP: "ws://broker.test/ws".
 	URL string

@@ -11,6 +11,9 @@ import (
 )
 
 // Message is one accepted message. A topic post is a message with a TopicID: history is a query over messages.
+//
+// Its body is Nonce and Ciphertext. A store may drop the body of a message without TopicID once no delivery of it is pending, also
+// when it never had any: both are empty then, wherever the message is read, and the rest of it stays.
 type Message struct {
 	ID                  string
 	MeshID              string
@@ -25,7 +28,7 @@ type Message struct {
 	TopicName           string
 	Group               string // the group's name for a group target
 	Priority            wire.Priority
-	Nonce               string
+	Nonce               string // like Ciphertext empty if the body was dropped
 	Ciphertext          string
 	BodyVersion         int // topic messages: 1 or 2
 	ReplyToID           string
@@ -98,6 +101,7 @@ type Draft struct {
 // places of its own, and what exceeds them counts with the rest. With n pending now and r pending others, a delivery is refused with
 // queue_full when r + max(0, n - NowPlaces) >= PerMailbox, unless it is a now one and n < NowPlaces. The same holds for the part
 // that one sender has there, with PerSender and NowPerSender, and is refused with quota. A number of 0 or less lifts that bound.
+// Mail past its ExpiresAt is not counted: Enqueue expires it first.
 type Quota struct {
 	PerMailbox   int
 	PerSender    int
@@ -105,17 +109,22 @@ type Quota struct {
 	NowPerSender int
 }
 
-// Enqueued is the outcome of one draft.
+// Enqueued is the outcome of one draft. A draft whose Message.ID is stored already, by the same sender with the same request, was
+// stored by an earlier call whose reply was lost: nothing changes, and the result is the one of that call: the message as stored,
+// Recipients from its deliveries (in any order), Notified, and Duplicate false.
 type Enqueued struct {
-	// Message as stored: with Seq, CreatedAt and Refused; or, of a duplicate, the message accepted before.
+	// Message as stored: with Seq, CreatedAt and Refused; or, of a duplicate, the message accepted before. Of one that an earlier
+	// call stored, as a duplicate or because that call's reply was lost, the body may be empty.
 	Message Message
 	// Duplicate: the sender's ClientMessageID was accepted before with the same request; nothing was stored.
 	Duplicate bool
-	// Recipients are those of the draft that got a delivery, in the draft's order. Shared, maybe with the draft: do not change.
+	// Recipients are those of the draft that got a delivery, in the draft's order; in any order if the reply of the call that stored
+	// the message was lost. Shared, maybe with the draft: do not change.
 	Recipients []Recipient
 	// Notified is the number of notifications made.
 	Notified int
-	// Err refuses this draft alone: ErrConflict (the ClientMessageID was used for another request, or the ID for another message),
+	// Err refuses this draft alone: ErrConflict (the ClientMessageID was used for another request, or the ID by another sender or for
+	// another request),
 	// ErrNotFound (an unknown topic or recipient), ErrQueueFull (direct, with the
 	// reason in Message.Refused), or an error of the store that this draft provokes whenever it is tried.
 	Err error
@@ -168,10 +177,23 @@ type Inbox interface {
 	// Enqueue stores the drafts of one mesh in order, in one transaction: each message with its dedupe key, one delivery per
 	// recipient that has a place, and its notifications; all of the batch or, with an error, nothing. It assigns consecutive Seqs in
 	// order. rosterVersion is the version that recipients were chosen by: if it is not the current one, ErrStale, and nothing is
-	// stored. A draft with a ClientMessageID that the sender used before, in this batch or earlier, is a duplicate if [SameRequest] says
-	// so and ErrConflict otherwise; neither is counted against a quota. The result has one element per draft.
+	// stored, even if every draft is stored already.
+	//
+	// A draft whose Message.ID is stored already, by the same sender with the same request ([SameRequest]), was stored by an earlier
+	// call whose reply was lost: nothing changes, and the result is the one of that call: the message as stored, Recipients from its
+	// deliveries (in any order), Notified, and Duplicate false. This comes before the ClientMessageID, so that no draft is a duplicate
+	// of itself. Another sender or another request under a used ID is ErrConflict. A direct draft that was refused is not stored, so
+	// it is tried anew.
+	//
+	// A draft with a ClientMessageID that the sender used before, in this batch or earlier, is a duplicate if [SameRequest] says
+	// so and ErrConflict otherwise. Neither these nor drafts that are stored already are counted against a quota.
+	//
+	// Before it counts a mailbox, Enqueue turns its pending deliveries whose ExpiresAt is not after now into expired ones, as
+	// [Upkeep.Expire] does with reason ttl; it may do so with others of the mesh that are due. Expire does not return those again.
+	//
+	// The result has one element per draft.
 	Enqueue(ctx context.Context, mesh string, rosterVersion int64, drafts []Draft, q Quota, now time.Time) ([]Enqueued, error)
-	// Sent returns the message that the sender sent under clientMessageID, or ErrNotFound.
+	// Sent returns the message that the sender sent under clientMessageID, or ErrNotFound. Its body may be empty; see [Message].
 	Sent(ctx context.Context, mesh, senderMemberID, clientMessageID string) (Message, error)
 	// Pending returns pending, unexpired deliveries with their messages, ascending by Seq, at most q.Limit. None is not an error.
 	Pending(ctx context.Context, q PendingQuery) ([]Mail, error)
@@ -179,6 +201,7 @@ type Inbox interface {
 	// left as they are, which is not an error: any node may do it, any number of times.
 	Ack(ctx context.Context, acks []Ack) ([]Delivery, error)
 	// Message returns the message with that id, or the only one whose id starts so; ErrNotFound, or ErrAmbiguous. An exact id wins.
+	// Its body may be empty; see the type [Message].
 	Message(ctx context.Context, mesh, idOrPrefix string) (Message, error)
 	// Deliveries returns the deliveries of a message, by recipient. None is not an error.
 	Deliveries(ctx context.Context, mesh, messageID string) ([]Delivery, error)
@@ -195,8 +218,8 @@ func ContentHash(targetSpec string, priority wire.Priority, nonce, ciphertext st
 	return hex.EncodeToString(sum[:])
 }
 
-// SameRequest reports whether two messages with the same ClientMessageID are the same request: by fingerprint where both have one,
-// else by content hash.
+// SameRequest reports whether two messages with the same ClientMessageID or ID are the same request: by fingerprint where both have
+// one, else by content hash. It needs no body.
 func SameRequest(a, b Message) bool {
 	if a.RequestFingerprint != "" && b.RequestFingerprint != "" {
 		return strings.EqualFold(a.RequestFingerprint, b.RequestFingerprint)

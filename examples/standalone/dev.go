@@ -61,7 +61,13 @@ and in a third:
   go run ./cmd/claudemesh send ana "hello from bo"
   go run ./cmd/claudemesh topic join deploys
   go run ./cmd/claudemesh topic post deploys "it is out"
+  go run ./cmd/claudemesh topic tail deploys
 
+To answer, stop ana's inbox with Ctrl-C, or open a terminal of hers (CLAUDEMESH_PROFILE=ana):
+
+  go run ./cmd/claudemesh send bo "well done"
+
+Who joins later (a third profile, the same invite, topic join, topic tail) first waits for the topic's key, which a member who is listening passes on.
 go run ./cmd/claudemesh --help tells the rest.
 
 `, invite.MaxUses, link)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -29,6 +30,7 @@ func (s *Store) Enqueue(ctx context.Context, mesh string, rosterVersion int64, d
 	if rosterVersion != m.version {
 		return nil, fmt.Errorf("%w: version %d, not %d, in mesh %q", store.ErrStale, m.version, rosterVersion, mesh)
 	}
+	m.expireOld(now, math.MaxInt, nil)
 	if now.Before(m.newest) {
 		now = m.newest
 	}
@@ -40,18 +42,23 @@ func (s *Store) Enqueue(ctx context.Context, mesh string, rosterVersion int64, d
 }
 
 func (m *mesh) enqueue(draft *store.Draft, q store.Quota, now time.Time, out *store.Enqueued) {
+	same := m.messages[draft.Message.ID]
+	if same != nil && same.SenderMemberID == draft.Message.SenderMemberID && store.SameRequest(*same.Message, draft.Message) {
+		same.outcome(out)
+		return
+	}
 	key := sentKey{draft.Message.SenderMemberID, draft.Message.ClientMessageID}
 	if key.clientMessageID != "" {
 		if before := m.sent[key]; before != nil {
-			if !store.SameRequest(before.Message, draft.Message) {
+			if !store.SameRequest(*before.Message, draft.Message) {
 				out.Err = conflict("client message id", key.clientMessageID)
 				return
 			}
-			out.Duplicate, out.Message = true, cloneMessage(before.Message)
+			out.Duplicate, out.Message = true, cloneMessage(*before.Message)
 			return
 		}
 	}
-	if m.messages[draft.Message.ID] != nil {
+	if same != nil {
 		out.Err = conflict("message", draft.Message.ID)
 		return
 	}
@@ -61,14 +68,15 @@ func (m *mesh) enqueue(draft *store.Draft, q store.Quota, now time.Time, out *st
 		return
 	}
 
-	msg := &message{Message: draft.Message, topic: t}
+	row := draft.Message
+	msg := &message{Message: &row, topic: t}
 	msg.MeshID, msg.Seq, msg.CreatedAt, msg.Refused = m.ID, m.seq+1, now, nil
 	if err := m.findPlaces(draft, q, msg); err != nil {
 		out.Err = err
 		return
 	}
 	if draft.Direct && len(msg.Refused) > 0 {
-		out.Message = msg.Message
+		out.Message = row
 		out.Message.Seq = 0
 		out.Err = fmt.Errorf("%w: member %q (%s)", store.ErrQueueFull, msg.Refused[0].MemberID, msg.Refused[0].Reason)
 		return
@@ -90,11 +98,20 @@ func (m *mesh) enqueue(draft *store.Draft, q store.Quota, now time.Time, out *st
 	if t != nil {
 		m.post(t, msg)
 	}
+	out.Message = cloneMessage(row)
+	out.Recipients = m.placed(draft)
 	if msg.pending == 0 {
 		m.settle(msg)
 	}
-	out.Message = cloneMessage(msg.Message)
-	out.Recipients = m.placed(draft)
+}
+
+// outcome tells once more what Enqueue told when it stored the message.
+func (msg *message) outcome(out *store.Enqueued) {
+	out.Message = cloneMessage(*msg.Message)
+	for i := range msg.deliveries {
+		out.Recipients = append(out.Recipients, msg.deliveries[i].box.recipient)
+	}
+	out.Notified = len(msg.notices)
 }
 
 // findPlaces fills m.places with the recipients that have a place for the message, and msg.Refused with the others.
@@ -204,7 +221,7 @@ func (s *Store) Sent(ctx context.Context, mesh, senderMemberID, clientMessageID 
 	}
 	defer m.mu.Unlock()
 	if msg := m.sent[sentKey{senderMemberID, clientMessageID}]; msg != nil {
-		return cloneMessage(msg.Message), nil
+		return cloneMessage(*msg.Message), nil
 	}
 	return store.Message{}, notFound("client message id", clientMessageID)
 }
@@ -248,7 +265,7 @@ func (s *Store) Pending(ctx context.Context, q store.PendingQuery) ([]store.Mail
 			break
 		}
 		if !due(d.message.ExpiresAt, q.Now) {
-			out = append(out, store.Mail{Delivery: d.export(), Message: &d.message.Message})
+			out = append(out, store.Mail{Delivery: d.export(), Message: d.message.Message})
 		}
 	}
 	return out, nil
@@ -327,7 +344,7 @@ func (s *Store) Message(ctx context.Context, mesh, idOrPrefix string) (store.Mes
 	}
 	defer m.mu.Unlock()
 	if msg := m.messages[idOrPrefix]; msg != nil {
-		return cloneMessage(msg.Message), nil
+		return cloneMessage(*msg.Message), nil
 	}
 	switch first, second := m.ids.find(idOrPrefix); {
 	case first == nil:
@@ -335,7 +352,7 @@ func (s *Store) Message(ctx context.Context, mesh, idOrPrefix string) (store.Mes
 	case second != nil:
 		return store.Message{}, fmt.Errorf("%w: several messages start with %q", store.ErrAmbiguous, idOrPrefix)
 	default:
-		return cloneMessage(first.Message), nil
+		return cloneMessage(*first.Message), nil
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 	"github.com/claudemesh/broker/wire"
 )
 
-// message is a kept message. Its store.Message is handed out by Pending and never changes.
+// message is a kept message. Its store.Message is handed out by Pending and never changes; see dropBody for how it is replaced.
 type message struct {
-	store.Message
+	*store.Message
 	deliveries []delivery
 	pending    int    // deliveries that are
 	topic      *topic // whose history shows it

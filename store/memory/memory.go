@@ -1,6 +1,7 @@
 // Package memory is the store that forgets: it keeps everything in the process and loses it with the process. It is for tests, for
 // examples and for meshes that can afford to lose undelivered mail when their broker ends. It keeps every promise of package store but one: what
-// Enqueue accepted does not outlive the process. It is bounded by the quotas of its callers, by [MaxTopicHistory] and by Prune.
+// Enqueue accepted does not outlive the process. It is bounded by the quotas of its callers, by [MaxTopicHistory] and by Prune; of
+// a message of no topic it keeps the body only until its last delivery is done or expired.
 //
 // # Locks
 //

@@ -29,7 +29,7 @@ func (s *Store) Notifications(ctx context.Context, q store.NotificationQuery) ([
 		if q.UnreadOnly && !n.ReadAt.IsZero() || q.Topics != nil && !slices.Contains(*q.Topics, n.TopicID) {
 			continue
 		}
-		out = append(out, store.Notice{Notification: n.Notification, Message: cloneMessage(n.message.Message)})
+		out = append(out, store.Notice{Notification: n.Notification, Message: cloneMessage(*n.message.Message)})
 	}
 	return out, nil
 }

@@ -388,7 +388,7 @@ func (s *Store) History(ctx context.Context, q store.HistoryQuery) ([]store.Mess
 		from := t.history[t.after(q.After):]
 		out := make([]store.Message, 0, min(len(from), limit))
 		for _, msg := range from[:cap(out)] {
-			out = append(out, cloneMessage(msg.Message))
+			out = append(out, cloneMessage(*msg.Message))
 		}
 		return out, nil
 	}
@@ -398,7 +398,7 @@ func (s *Store) History(ctx context.Context, q store.HistoryQuery) ([]store.Mess
 	}
 	out := make([]store.Message, 0, min(len(until), limit))
 	for _, msg := range slices.Backward(until[len(until)-cap(out):]) {
-		out = append(out, cloneMessage(msg.Message))
+		out = append(out, cloneMessage(*msg.Message))
 	}
 	return out, nil
 }

@@ -96,8 +96,12 @@ func (b *mailbox) oldest(limit int) []*delivery {
 	return out
 }
 
-// settle notes that a message has no pending deliveries any more. History keeps what it shows; the rest waits for Prune.
+// settle notes that a message has no pending deliveries any more. History keeps what it shows; the rest waits for Prune, without a
+// body if it is of no topic.
 func (m *mesh) settle(msg *message) {
+	if msg.TopicID == "" {
+		msg.dropBody()
+	}
 	if msg.topic != nil {
 		return
 	}
@@ -105,6 +109,13 @@ func (m *mesh) settle(msg *message) {
 		delete(t.overflow, msg)
 	}
 	m.settled.push(m.end(msg), msg)
+}
+
+// dropBody gives back the memory of a body that nobody will ask for. Readers may hold the old row, so it stays as it is.
+func (msg *message) dropBody() {
+	row := *msg.Message
+	row.Nonce, row.Ciphertext = "", ""
+	msg.Message = &row
 }
 
 // end is when a settled message may be deleted.

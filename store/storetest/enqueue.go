@@ -17,6 +17,29 @@ func clientID(id string, d store.Draft) store.Draft {
 	return d
 }
 
+// requireSameOutcome asserts that again is what Enqueue tells of a draft whose outcome was first, and whose reply was lost.
+func (w *world) requireSameOutcome(first, again store.Enqueued) {
+	w.Helper()
+	require.NoError(w, again.Err)
+	require.False(w, again.Duplicate)
+	require.ElementsMatch(w, first.Recipients, again.Recipients)
+	require.Equal(w, first.Notified, again.Notified)
+	require.Equal(w, bodiless(first.Message), bodiless(again.Message))
+}
+
+// bodiless is a message without the body, which a store may have dropped.
+func bodiless(m store.Message) store.Message {
+	m.Nonce, m.Ciphertext = "", ""
+	return m
+}
+
+func (w *world) lastSeq(mesh string) int64 {
+	w.Helper()
+	seq, err := w.LastSeq(w.ctx, mesh)
+	require.NoError(w, err)
+	return seq
+}
+
 var enqueue = checks{
 	"keeps every field of a message": func(w *world) {
 		w.mesh("m", "ana", "bo")
@@ -99,7 +122,7 @@ var enqueue = checks{
 		w.send("m", first)
 		retry := first
 		retry.Message.ID = "2"
-		out := w.tryAt(after(time.Hour), "m", store.Quota{PerMailbox: 1}, retry)
+		out := w.tryAt(after(time.Minute), "m", store.Quota{PerMailbox: 1}, retry)
 		require.NoError(w, out[0].Err)
 		require.True(w, out[0].Duplicate)
 		require.Equal(w, "1", out[0].Message.ID)
@@ -152,13 +175,130 @@ var enqueue = checks{
 		require.Equal(w, []string{"1", "2", "3", "4"}, w.mail("m", "bo"))
 		require.Equal(w, []string{"1"}, w.mail("n", "bo"))
 	},
-	"a used message id is a conflict of that draft alone": func(w *world) {
-		w.mesh("m", "ana", "bo")
+	"a message id used by another sender or for another request is a conflict of that draft alone": func(w *world) {
+		w.mesh("m", "ana", "bo", "cy")
 		w.send("m", draft("1", "ana", "bo"))
-		out := w.try("m", store.Quota{}, draft("1", "ana", "bo"), draft("2", "ana", "bo"))
-		require.ErrorIs(w, out[0].Err, store.ErrConflict)
-		require.NoError(w, out[1].Err)
+		other := draft("1", "ana", "bo")
+		other.Message.ContentHash = key("other")
+		out := w.try("m", store.Quota{}, draft("1", "cy", "bo"), other, clientID("c", other), draft("2", "ana", "bo"))
+		for _, refused := range out[:3] {
+			require.ErrorIs(w, refused.Err, store.ErrConflict)
+		}
+		require.NoError(w, out[3].Err)
 		require.Equal(w, []string{"1", "2"}, w.mail("m", "bo"))
+		_, err := w.Sent(w.ctx, "m", "ana", "c")
+		require.ErrorIs(w, err, store.ErrNotFound, "the client message id of a refused draft stays free")
+	},
+	"a draft whose reply was lost gets it again, and stores, counts and notifies nothing": func(w *world) {
+		w.mesh("m", "ana", "bo", "cy")
+		w.topic("m", "t", "ana")
+		for _, d := range []store.Draft{
+			direct(draft("1", "ana", "bo")),
+			direct(clientID("c", draft("2", "ana", "bo"))),
+			clientID("d", draft("3", "ana", "cy", "bo", "bo/"+key("s"))),
+			with(post("t", draft("4", "ana", "bo", "cy")), func(d *store.Draft) { d.Mentions = []string{"cy", "bo", "cy", "nobody"} }),
+			clientID("e", post("t", draft("5", "ana"))),
+			draft("6", "ana"),
+		} {
+			first := w.send("m", d)[0]
+			pending, err := w.PendingCount(w.ctx)
+			require.NoError(w, err)
+			for _, q := range []store.Quota{{}, {PerMailbox: 1, PerSender: 1}} {
+				again := w.tryAt(after(time.Minute), "m", q, d)[0]
+				w.requireSameOutcome(first, again)
+				require.Equal(w, first.Message.Seq, w.lastSeq("m"), "no seq was used")
+			}
+			n, err := w.PendingCount(w.ctx)
+			require.NoError(w, err)
+			require.Equal(w, pending, n)
+		}
+		require.Equal(w, []string{"1", "2", "3", "4"}, w.mail("m", "bo"))
+		require.Equal(w, []string{"3", "4"}, w.mail("m", "cy"))
+		require.Equal(w, []string{"5", "4"}, w.history(store.HistoryQuery{TopicID: "t", Limit: 9}))
+		require.Equal(w, []string{"4"}, noticed(w.notices(store.NotificationQuery{MemberID: "cy", Limit: 9})))
+		out := w.try("m", store.Quota{}, with(clientID("c", draft("7", "ana", "bo")), func(d *store.Draft) { d.Message.ContentHash = draft("2", "ana").Message.ContentHash }))
+		require.True(w, out[0].Duplicate, "under another id it is a duplicate as ever")
+	},
+	"a draft whose reply was lost gets it again after its deliveries ended": func(w *world) {
+		w.mesh("m", "ana", "bo", "cy", "dee")
+		for _, d := range []store.Draft{draft("1", "ana", "bo", "cy", "dee"), clientID("c", draft("2", "ana", "bo", "cy", "dee"))} {
+			first := w.send("m", d)[0]
+			w.ack("m", "bo", d.Message.ID)
+			w.requireSameOutcome(first, w.try("m", store.Quota{}, d)[0])
+			w.ack("m", "cy", d.Message.ID)
+			w.expire(after(time.Hour), 0, 10)
+			w.requireSameOutcome(first, w.tryAt(after(2*time.Hour), "m", store.Quota{}, d)[0])
+			require.Equal(w, map[string]store.DeliveryState{"bo": store.Done, "cy": store.Done, "dee": store.Expired}, w.states("m", d.Message.ID))
+		}
+		d := direct(clientID("d", draft("3", "ana", "bo")))
+		first := w.send("m", d)[0]
+		w.ack("m", "bo", "3")
+		w.requireSameOutcome(first, w.try("m", store.Quota{}, d)[0])
+		require.Empty(w, w.mail("m", "bo"), "it does not come back")
+	},
+	"a draft whose reply was lost gets it again with who was refused": func(w *world) {
+		w.mesh("m", "ana", "bo", "cy", "dee")
+		w.send("m", draft("0", "ana", "bo"))
+		d := clientID("c", draft("1", "ana", "bo", "cy", "dee"))
+		first := w.try("m", store.Quota{PerMailbox: 1}, d)[0]
+		require.Len(w, first.Message.Refused, 1)
+		w.ack("m", "bo", "0")
+		again := w.try("m", store.Quota{PerMailbox: 1}, d)[0]
+		w.requireSameOutcome(first, again)
+		require.Equal(w, []store.Refusal{{Recipient: store.Recipient{MemberID: "bo"}, Reason: wire.ReasonQueueFull}}, again.Message.Refused)
+		require.Empty(w, w.mail("m", "bo"), "there is room now, but the outcome stays")
+	},
+	"a direct draft that was refused is tried anew": func(w *world) {
+		w.mesh("m", "ana", "bo")
+		w.send("m", draft("0", "ana", "bo"))
+		d := direct(clientID("c", draft("1", "ana", "bo")))
+		for range 2 {
+			require.ErrorIs(w, w.try("m", store.Quota{PerMailbox: 1}, d)[0].Err, store.ErrQueueFull)
+		}
+		w.ack("m", "bo", "0")
+		out := w.try("m", store.Quota{PerMailbox: 1}, d)[0]
+		require.NoError(w, out.Err)
+		require.False(w, out.Duplicate)
+		require.Equal(w, []string{"1"}, w.mail("m", "bo"))
+	},
+	"a batch may mix stored and new drafts": func(w *world) {
+		w.mesh("m", "ana", "bo", "cy")
+		one, three := direct(draft("1", "ana", "bo")), clientID("c", draft("3", "ana", "bo", "cy"))
+		before := w.send("m", one, three)
+		out := w.try("m", store.Quota{PerMailbox: 3}, draft("0", "cy", "cy"), three, direct(draft("2", "ana", "bo")), one, direct(draft("4", "ana", "bo")))
+		require.NoError(w, out[0].Err)
+		require.EqualValues(w, 3, out[0].Message.Seq)
+		w.requireSameOutcome(before[1], out[1])
+		require.NoError(w, out[2].Err)
+		require.EqualValues(w, 4, out[2].Message.Seq)
+		w.requireSameOutcome(before[0], out[3])
+		require.ErrorIs(w, out[4].Err, store.ErrQueueFull)
+		require.Equal(w, []string{"1", "3", "2"}, w.mail("m", "bo"))
+		require.Equal(w, []string{"3", "0"}, w.mail("m", "cy"))
+	},
+	"a stale roster version is one for stored drafts too": func(w *world) {
+		w.mesh("m", "ana", "bo")
+		d := draft("1", "ana", "bo")
+		first := w.send("m", d)[0]
+		v := w.version("m")
+		w.join("m", "cy")
+		_, err := w.Enqueue(w.ctx, "m", v, []store.Draft{d}, store.Quota{}, noon)
+		require.ErrorIs(w, err, store.ErrStale)
+		w.requireSameOutcome(first, w.try("m", store.Quota{}, d)[0])
+	},
+	"one draft from many at once is stored once, and all get the same": func(w *world) {
+		w.mesh("m", "ana", "bo", "cy")
+		v, d := w.version("m"), clientID("c", draft("1", "ana", "bo", "cy"))
+		outs, errs := make([][]store.Enqueued, 20), make([]error, 20)
+		together(len(outs), func(i int) {
+			outs[i], errs[i] = w.Enqueue(w.ctx, "m", v, []store.Draft{d}, store.Quota{PerMailbox: 1}, noon)
+		})
+		for i, out := range outs {
+			require.NoError(w, errs[i])
+			w.requireSameOutcome(outs[0][0], out[0])
+		}
+		require.EqualValues(w, 1, w.lastSeq("m"))
+		require.Equal(w, []string{"1"}, w.mail("m", "bo"))
 	},
 	"one client message id from a hundred at once is stored once": func(w *world) {
 		w.mesh("m", "ana", "bo")
@@ -380,6 +520,57 @@ var quotas = checks{
 		require.NoError(w, err)
 		later := with(direct(draft("4", "ana", "bo")), func(d *store.Draft) { d.Message.ExpiresAt = after(5 * time.Hour) })
 		require.NoError(w, w.tryAt(after(time.Hour), "m", store.Quota{PerMailbox: 1}, later)[0].Err)
+	},
+	"mail past its time makes room before anybody expires it": func(w *world) {
+		w.mesh("m", "ana", "bo")
+		until := func(d store.Draft, end time.Time) store.Draft {
+			d.Message.ExpiresAt = end
+			return direct(d)
+		}
+		for i, c := range []struct {
+			to string
+			q  store.Quota
+		}{
+			{"bo", store.Quota{PerMailbox: 10}},
+			{"bo/" + key("s"), store.Quota{PerSender: 10}},
+		} {
+			start := after(time.Duration(i) * time.Hour)
+			end := start.Add(time.Second)
+			id := func(n int) string { return fmt.Sprintf("%d-%d", i, n) }
+			for n := range 10 {
+				require.NoError(w, w.tryAt(start, "m", c.q, until(draft(id(n), "ana", c.to), end))[0].Err)
+			}
+			next := until(draft(id(10), "ana", c.to), start.Add(time.Minute))
+			require.ErrorIs(w, w.tryAt(end.Add(-time.Microsecond), "m", c.q, next)[0].Err, store.ErrQueueFull)
+			require.Equal(w, map[string]store.DeliveryState{"bo": store.Pending}, w.states("m", id(0)))
+			require.NoError(w, w.tryAt(end, "m", c.q, next)[0].Err, "at the exact moment")
+			for n := range 10 {
+				ds, err := w.Deliveries(w.ctx, "m", id(n))
+				require.NoError(w, err)
+				require.Len(w, ds, 1)
+				require.Equal(w, []any{store.Expired, wire.ReasonTTL, end}, []any{ds[0].State, ds[0].ExpiredReason, ds[0].DoneAt})
+				require.Empty(w, w.ack("m", c.to, id(n)), "it is final")
+			}
+			require.Equal(w, []string{id(10)}, w.mail("m", c.to))
+			n, err := w.PendingCount(w.ctx)
+			require.NoError(w, err)
+			require.EqualValues(w, 1, n)
+			require.Empty(w, w.expire(end, 0, 100), "Expire has nothing left of it")
+			w.ack("m", c.to, id(10))
+		}
+	},
+	"mail past its time is out of a multicast's way too": func(w *world) {
+		w.mesh("m", "ana", "bo", "cy")
+		q := store.Quota{PerMailbox: 1}
+		w.try("m", q, draft("1", "ana", "bo", "cy"))
+		later := func(id string) store.Draft {
+			return with(draft(id, "ana", "bo", "cy"), func(d *store.Draft) { d.Message.ExpiresAt = after(5 * time.Hour) })
+		}
+		out := w.tryAt(after(time.Hour), "m", q, later("2"), later("3"))
+		require.Len(w, out[0].Recipients, 2)
+		require.Empty(w, out[0].Message.Refused)
+		require.Len(w, out[1].Message.Refused, 2, "but not what is in time")
+		require.Equal(w, map[string]store.DeliveryState{"bo": store.Expired, "cy": store.Expired}, w.states("m", "1"))
 	},
 	"holds for many senders at once": func(w *world) {
 		w.mesh("m", "ana", "bo")

@@ -192,7 +192,7 @@ var upkeep = checks{
 		w.mesh("m", "ana", "bo")
 		w.topic("m", "t", "ana")
 		w.send("m", post("t", draft("old", "ana", "bo")), post("t", draft("waits", "ana", "bo")))
-		w.sendAt(after(time.Hour), "m", post("t", draft("new", "ana")))
+		w.sendAt(after(time.Minute), "m", post("t", draft("new", "ana")))
 		w.ack("m", "bo", "old")
 		w.pruned(after(2*time.Hour-time.Microsecond), store.Retention{Topics: 2 * time.Hour})
 		require.True(w, w.has("old"))
