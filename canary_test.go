@@ -401,7 +401,7 @@ func TestCanariesStayOutOfLogAndStore(t *testing.T) {
 		require.Equal(t, 400, post("/join", fmt.Sprintf(`{"invite_token":%q`, token)))
 
 		// Hooks.
-		hook := frame{"cwd": "/work/bo", "pid": 1, "status": "working"}
+		hook := frame{"cwd": "/src/bo", "pid": 1, "status": "working"}
 		require.Equal(t, 200, post("/hook/set-status", hook, header{"Authorization", "Bearer " + hookToken}))
 		require.Equal(t, 403, post("/hook/set-status", hook, header{"Authorization", "Bearer " + birds.text("wrong hook token", false)}))
 

@@ -1337,7 +1337,7 @@ func (s *siege) pathCases() []hostileCase {
 
 // routeCases are about the routes outside the API.
 func (s *siege) routeCases() []hostileCase {
-	good := frame{"cwd": "/work/ana", "pid": 1, "status": "dnd"}
+	good := frame{"cwd": "/src/ana", "pid": 1, "status": "dnd"}
 	return []hostileCase{
 		{"unknown path", "404 not found", s.call("", "GET", "/admin", nil)},
 		{"hidden file", "404 not found", s.call("", "GET", "/.git/config", nil)},
@@ -1357,7 +1357,7 @@ func (s *siege) routeCases() []hostileCase {
 		{"hook of garbage", "400 invalid JSON", s.hook("garbage")},
 		{"hook of a list", "400 invalid JSON", s.hook("[]")},
 		{"hook with a name twice", "400 invalid JSON", s.hook(`{"cwd":"/a","cwd":"/b","status":"idle"}`)},
-		{"hook without a status", "200 cwd and status required", s.hook(frame{"cwd": "/work/ana"})},
+		{"hook without a status", "200 cwd and status required", s.hook(frame{"cwd": "/src/ana"})},
 		{"hook without a directory", "200 cwd and status required", s.hook(frame{"status": "idle"})},
 		{"hook with status asleep", "400 invalid status", s.hook(merged(good, frame{"status": "asleep"}))},
 		{"hook with a status of numbers", "400 invalid JSON", s.hook(merged(good, frame{"status": 1}))},

@@ -48,7 +48,7 @@ func (b *Broker) adopt(ctx context.Context) error {
 // deadAfter is the age of a heartbeat at which its broker counts as dead; beats come every 5 s.
 const deadAfter = 15 * time.Second
 
-// changed marks a presence's row to be mirrored to the store within a second.
+// changedLocked marks a presence's row to be mirrored to the store within a second.
 func (p *presence) changedLocked() { p.dirty = true }
 
 // save mirrors a presence now, as it is now.

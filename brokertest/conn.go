@@ -118,7 +118,7 @@ func (m *Mesh) Dial(name string, options ...DialOption) *Conn {
 	m.t.Helper()
 	member := m.Member(name)
 	c := m.Connect()
-	d := &dial{hello: Frame{"sessionId": identity.NewID(), "pid": 1, "cwd": "/work/" + name}}
+	d := &dial{hello: Frame{"sessionId": identity.NewID(), "pid": 1, "cwd": "/src/" + name}}
 	for _, o := range options {
 		o(d)
 	}

@@ -22,7 +22,7 @@ func (m *Mesh) Join(name string, options ...func(*client.Options)) *Peer {
 	m.t.Helper()
 	member := m.Member(name)
 	o := client.Options{
-		URL: m.URL, HTTPClient: m.HTTP, MeshID: m.ID, MemberID: member.ID, Key: member.Key, SessionID: identity.NewID(), Cwd: "/work/" + name, PID: 1,
+		URL: m.URL, HTTPClient: m.HTTP, MeshID: m.ID, MemberID: member.ID, Key: member.Key, SessionID: identity.NewID(), Cwd: "/src/" + name, PID: 1,
 	}
 	for _, set := range options {
 		set(&o)
