@@ -213,8 +213,8 @@ func (q *ackQueue) run(m *mesh) {
 			changed, err := m.b.store.Ack(ctx, batch)
 			cancel()
 			if err == nil {
-				m.b.metrics.acked.Add(uint64(len(changed)))
-				m.finish(batch, changed)
+				m.b.metrics.acked.Add(uint64(len(changed.Done)))
+				m.finish(batch, changed.Done)
 				tried(from)
 				wait = 100 * time.Millisecond
 				break

@@ -49,7 +49,7 @@ func (b *Broker) opAPIKeyCreate(ctx context.Context, by Caller, f wire.APIKeyCre
 	}
 	k.ID, k.Prefix, k.Hash = newID(), prefix, hash
 	limit := limitOr(b.opts.MaxAPIKeysPerMember)
-	if err := b.store.CreateAPIKey(ctx, k, limit); errors.Is(err, store.ErrLimit) {
+	if err := b.store.CreateAPIKey(ctx, k, limit, auditKey(by, &k)); errors.Is(err, store.ErrLimit) {
 		return nil, &wire.Fault{Code: wire.Forbidden, Text: fmt.Sprintf("you have %d live keys; revoke some first", limit), Cause: err}
 	} else if err != nil {
 		return nil, fmt.Errorf("create API key: %w", err)
@@ -58,6 +58,15 @@ func (b *Broker) opAPIKeyCreate(ctx context.Context, by Caller, f wire.APIKeyCre
 		Header: wire.Header{Type: wire.TypeAPIKeyCreated}, ID: k.ID, Secret: secret, Label: k.Label, Prefix: k.Prefix,
 		Capabilities: k.Capabilities, TopicScopes: k.TopicScopes, CreatedAt: wire.FormatTime(k.CreatedAt), ExpiresAt: wire.FormatTimePtr(k.ExpiresAt),
 	}, nil
+}
+
+// auditKey is the event of a new API key. Its prefix is part of the secret and stays out.
+func auditKey(by Caller, k *store.APIKey) store.AuditEvent {
+	payload := map[string]any{"capabilities": k.Capabilities, "id": k.ID, "issuer": k.IssuedBy, "label": k.Label}
+	if k.TopicScopes != nil {
+		payload["topic_scopes"] = *k.TopicScopes
+	}
+	return audited(by, wire.AuditAPIKeyCreated, payload)
 }
 
 // keyOwner is whose keys a caller may see and revoke: its own, or, as an admin, everybody's (the empty string).
@@ -110,7 +119,7 @@ func (b *Broker) opAPIKeyRevoke(ctx context.Context, by Caller, f wire.APIKeyRev
 		reply.Status, reply.Matches = "not_unique", len(found)
 		return reply, nil
 	}
-	if err := b.revokeAPIKey(ctx, by.MeshID, found[0].ID); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := b.revokeAPIKey(ctx, by, found[0].ID); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
 	reply.Status, reply.ID = "revoked", found[0].ID
@@ -123,13 +132,14 @@ func (b *Broker) RevokeAPIKey(ctx context.Context, meshID, id string) error {
 		return err
 	}
 	defer b.work.leaveSession()
-	return b.revokeAPIKey(ctx, meshID, id)
+	return b.revokeAPIKey(ctx, host(meshID), id)
 }
 
-func (b *Broker) revokeAPIKey(ctx context.Context, meshID, id string) error {
-	if err := b.store.RevokeAPIKey(ctx, meshID, id, now()); err != nil {
+func (b *Broker) revokeAPIKey(ctx context.Context, by Caller, id string) error {
+	event := audited(by, wire.AuditAPIKeyRevoked, map[string]any{"id": id})
+	if err := b.store.RevokeAPIKey(ctx, by.MeshID, id, now(), event); err != nil {
 		return fmt.Errorf("revoke API key: %w", err)
 	}
-	b.endStreams(meshID, func(s *stream) bool { return s.keyID == id })
+	b.endStreams(by.MeshID, func(s *stream) bool { return s.keyID == id })
 	return nil
 }

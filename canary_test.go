@@ -230,18 +230,18 @@ func (u *unlit) APIKeysByPrefix(ctx context.Context, prefix string) ([]store.API
 	return u.Store.APIKeysByPrefix(ctx, prefix)
 }
 
-func (u *unlit) RedeemInvite(ctx context.Context, r store.Redemption) (store.Member, bool, error) {
+func (u *unlit) RedeemInvite(ctx context.Context, r store.Redemption, audit ...store.AuditEvent) (store.Member, bool, error) {
 	if err := u.err(); err != nil {
 		return store.Member{}, false, err
 	}
-	return u.Store.RedeemInvite(ctx, r)
+	return u.Store.RedeemInvite(ctx, r, audit...)
 }
 
-func (u *unlit) OpenPresence(ctx context.Context, p store.Presence) (int64, error) {
+func (u *unlit) OpenPresence(ctx context.Context, p store.Presence, audit ...store.AuditEvent) (int64, error) {
 	if err := u.err(); err != nil {
 		return 0, err
 	}
-	return u.Store.OpenPresence(ctx, p)
+	return u.Store.OpenPresence(ctx, p, audit...)
 }
 
 func (u *unlit) SetGrants(ctx context.Context, mesh, member string, g map[string]*[]string, n int) error {

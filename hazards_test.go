@@ -119,9 +119,9 @@ func (f *failing) Enqueue(ctx context.Context, mesh string, version int64, d []s
 	return out, nil
 }
 
-func (f *failing) Ack(ctx context.Context, acks []store.Ack) ([]store.Delivery, error) {
+func (f *failing) Ack(ctx context.Context, acks []store.Ack) (store.Acked, error) {
 	if f.acks.Add(-1) >= 0 {
-		return nil, errStore
+		return store.Acked{}, errStore
 	}
 	return f.Store.Ack(ctx, acks)
 }

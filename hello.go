@@ -166,9 +166,11 @@ type proven struct {
 	signed     string // what the old signature covers, for the replay cache
 	nonce      string // of helloSignature2; empty: none was given
 	common     *wire.HelloCommon
-	role       string
-	parentID   string
-	session    bool
+	// attestation is the member's word for the session key, as it may be shown to others; nil: none was given.
+	attestation *wire.Attestation
+	role        string
+	parentID    string
+	session     bool
 }
 
 func (s *session) hello(ctx context.Context, head wire.Head, frame []byte) (*refusal, error) {
@@ -239,7 +241,7 @@ func (s *session) sessionHello(ctx context.Context, head wire.Head, frame []byte
 	}
 	p := proven{
 		meshID: h.MeshID, memberKey: h.ParentMemberPubkey, sessionKey: h.SessionPubkey, common: &h.HelloCommon, role: wire.RoleSession,
-		parentID: h.ParentMemberID, session: true,
+		parentID: h.ParentMemberID, session: true, attestation: a,
 		signed: identity.SessionHelloText(h.MeshID, h.ParentMemberPubkey, h.SessionPubkey, float64(h.Timestamp)),
 	}
 	if ref := p.checkBinding(h.ParentMemberID, h.ParentMemberPubkey); ref != nil {
@@ -332,7 +334,7 @@ func (s *session) admit(ctx context.Context, head wire.Head, p proven) (*refusal
 		member: member, sess: s, hello: !p.session, noGroups: c.Groups == nil || !p.session && len(*c.Groups) == 0,
 		row: store.Presence{
 			SessionID: c.SessionID, SessionPubkey: p.sessionKey, DisplayName: c.DisplayName, PID: clampPID(c.PID), Cwd: c.Cwd, PeerRole: p.role,
-			Hostname: c.Hostname, PeerType: c.PeerType, Channel: c.Channel, Model: c.Model,
+			Hostname: c.Hostname, PeerType: c.PeerType, Channel: c.Channel, Model: c.Model, Attestation: p.attestation,
 		},
 	}
 	if c.Groups != nil {
@@ -341,6 +343,8 @@ func (s *session) admit(ctx context.Context, head wire.Head, p proven) (*refusal
 	s.mesh, s.member, s.sessionKey = meshState, member, p.sessionKey
 	s.noPush = c.Has(wire.CapNoPush)
 	s.topicEvents = c.Has(wire.CapTopicEvents)
+	s.receipts = c.Has(wire.CapReceipts)
+	s.attestation = p.attestation
 	s.explicit = p.session || c.Channel == "claudemesh-daemon" || c.Has(wire.CapClientAck) || c.Has(wire.CapReceipts)
 	err = meshState.enter(ctx, e, func(in entered) {
 		s.mesh.mu.Lock()

@@ -203,7 +203,8 @@ func (b *Broker) AddMember(ctx context.Context, meshID string, n NewMember) (sto
 	if m.DefaultGroups, err = checkProfile(m.RoleTag, n.DefaultGroups, m.MessageMode); err != nil {
 		return store.Member{}, err
 	}
-	if err := b.store.AddMember(ctx, m, limitOr(b.opts.MaxMembersPerMesh)); err != nil {
+	joined := audited(host(meshID), wire.AuditMemberJoined, map[string]any{"member": m.ID, "pubkey": m.Pubkey, "role": m.Role})
+	if err := b.store.AddMember(ctx, m, limitOr(b.opts.MaxMembersPerMesh), joined); err != nil {
 		return store.Member{}, fmt.Errorf("add member: %w", err)
 	}
 	b.appeared(ctx, m, true)
@@ -453,7 +454,7 @@ func (b *Broker) CreateAPIKey(ctx context.Context, meshID string, n NewAPIKey) (
 		ID: newID(), MeshID: meshID, Label: n.Label, Hash: hash, Prefix: prefix, Capabilities: slices.Clone(n.Capabilities),
 		TopicScopes: n.TopicScopes, IssuedBy: n.IssuedBy, Rekey: n.Rekey, CreatedAt: t, ExpiresAt: expires,
 	}
-	if err := b.store.CreateAPIKey(ctx, k, 0); err != nil {
+	if err := b.store.CreateAPIKey(ctx, k, 0, auditKey(host(meshID), &k)); err != nil {
 		return "", store.APIKey{}, fmt.Errorf("create API key: %w", err)
 	}
 	return secret, k, nil

@@ -114,17 +114,17 @@ type hostStore struct {
 	opened func()       // after OpenPresence
 }
 
-func (s *hostStore) RedeemInvite(ctx context.Context, r store.Redemption) (store.Member, bool, error) {
+func (s *hostStore) RedeemInvite(ctx context.Context, r store.Redemption, audit ...store.AuditEvent) (store.Member, bool, error) {
 	if s.redeem != nil {
 		if err := s.redeem(); err != nil {
 			return store.Member{}, false, err
 		}
 	}
-	return s.Store.RedeemInvite(ctx, r)
+	return s.Store.RedeemInvite(ctx, r, audit...)
 }
 
-func (s *hostStore) OpenPresence(ctx context.Context, p store.Presence) (int64, error) {
-	epoch, err := s.Store.OpenPresence(ctx, p)
+func (s *hostStore) OpenPresence(ctx context.Context, p store.Presence, audit ...store.AuditEvent) (int64, error) {
+	epoch, err := s.Store.OpenPresence(ctx, p, audit...)
 	if s.opened != nil {
 		s.opened()
 	}

@@ -129,7 +129,9 @@ func (b *Broker) join(ctx context.Context, f joinPost) (m store.Member, already 
 		RoleTag: invite.Preset.RoleTag, DefaultGroups: invite.Preset.Groups, MessageMode: cmp.Or(invite.Preset.MessageMode, "push"), JoinedAt: t,
 	}
 	r := store.Redemption{TokenHash: invite.TokenHash, Member: m, MaxMembers: limitOr(b.opts.MaxMembersPerMesh), Now: t}
-	m, already, err = b.store.RedeemInvite(ctx, r)
+	m, already, err = b.store.RedeemInvite(ctx, r, audited(Caller{Member: m, Name: m.Name}, wire.AuditMemberJoined, map[string]any{
+		"invite": invite.ID, "member": m.ID, "pubkey": m.Pubkey,
+	}))
 	switch {
 	case err == nil:
 	case errors.Is(err, store.ErrNotFound):

@@ -50,9 +50,9 @@ func (d *down) Beat(ctx context.Context, id string, at time.Time) error {
 	return d.Store.Beat(ctx, id, at)
 }
 
-func (d *down) Ack(ctx context.Context, acks []store.Ack) ([]store.Delivery, error) {
+func (d *down) Ack(ctx context.Context, acks []store.Ack) (store.Acked, error) {
 	if err := d.check(ctx); err != nil {
-		return nil, err
+		return store.Acked{}, err
 	}
 	return d.Store.Ack(ctx, acks)
 }

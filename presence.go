@@ -249,7 +249,8 @@ func (m *mesh) fresh(ctx context.Context, e entry, greet func(entered)) error {
 	}
 	st := status.Initial(t)
 	row.Status, row.StatusSource, row.StatusUpdatedAt = wire.Status(st.Status), string(st.Source), st.UpdatedAt
-	epoch, err := m.b.store.OpenPresence(ctx, row)
+	name := cmp.Or(row.DisplayName, e.member.Name)
+	epoch, err := m.b.store.OpenPresence(ctx, row, auditJoined(&row, name, e.hello, result.restored != nil, e.member.Pubkey))
 	if err != nil {
 		return presenceFault(err)
 	}

@@ -194,7 +194,8 @@ func (b *Broker) rekey(ctx context.Context, by Caller, pubkey string) (changed b
 	ctx = context.WithoutCancel(ctx) // once the store has it, the rest must follow, whether or not the client waits
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	switch err := b.store.RekeyMember(ctx, by.MeshID, by.Member.ID, pubkey, now()); {
+	event := audited(by, wire.AuditMemberRekeyed, map[string]any{"former": by.Member.Pubkey, "pubkey": pubkey})
+	switch err := b.store.RekeyMember(ctx, by.MeshID, by.Member.ID, pubkey, now(), event); {
 	case errors.Is(err, store.ErrKeyInUse):
 		return false, refuseCode(codePubkeyInUse)
 	case errors.Is(err, store.ErrNotFound):
@@ -206,17 +207,6 @@ func (b *Broker) rekey(ctx context.Context, by Caller, pubkey string) (changed b
 		m.expel(ctx, by.Member.ID, wire.ClosePolicy, wire.ReasonKeyChange)
 		m.release()
 	}
-	keys, err := b.store.ListAPIKeys(ctx, by.MeshID, by.Member.ID)
-	if err != nil {
-		return false, fmt.Errorf("keys of a rekeyed member: %w", err)
-	}
-	for _, k := range keys {
-		if k.Rekey || !k.RevokedAt.IsZero() {
-			continue
-		}
-		if err := b.revokeAPIKey(ctx, by.MeshID, k.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return false, err
-		}
-	}
+	b.endStreams(by.MeshID, func(s *stream) bool { return s.memberID == by.Member.ID })
 	return true, nil
 }

@@ -306,6 +306,9 @@ func (m *mesh) message(j *sendJob) store.Message {
 		Nonce: f.Nonce, Ciphertext: f.Ciphertext, ReplyToID: f.ReplyToID,
 		ContentHash: store.ContentHash(f.TargetSpec, f.Priority, f.Nonce, f.Ciphertext),
 	}
+	if j.by.session != nil {
+		msg.SenderAttestation = j.by.session.attestation
+	}
 	if f.ClientMessageID != nil {
 		msg.ClientMessageID = *f.ClientMessageID
 	}
@@ -377,6 +380,7 @@ func (m *mesh) draft(ctx context.Context, roster *store.Roster, j *sendJob) erro
 		msg.ReplyToID = "" // a reply is to an earlier message of the same topic; anything else is dropped
 	}
 	d.Message = msg
+	d.Audit = []store.AuditEvent{auditMessage(&msg, t)}
 	j.draft = d
 	return nil
 }

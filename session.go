@@ -36,6 +36,8 @@ type session struct {
 	sessionKey  string
 	noPush      bool
 	topicEvents bool
+	receipts    bool              // wants receipt events
+	attestation *wire.Attestation // the member's word for sessionKey; nil: none was given
 	log         *slog.Logger
 
 	place *presence               // guarded by mesh.mu

@@ -273,7 +273,9 @@ func (b *Broker) createTopic(ctx context.Context, by Caller, f wire.TopicCreate)
 			n.Key.CreatedAt = at
 		}
 	}
-	t, created, err = b.store.CreateTopic(ctx, n)
+	t, created, err = b.store.CreateTopic(ctx, n, audited(by, wire.AuditTopicCreated, map[string]any{
+		"name": n.Name, "topic": n.ID, "visibility": n.Visibility,
+	}))
 	switch {
 	case errors.Is(err, store.ErrLimit):
 		return t, false, &wire.Fault{Code: wire.Forbidden, Text: "no more topics here: archive some first", Cause: err}
@@ -338,8 +340,8 @@ func (b *Broker) joinTopic(ctx context.Context, by Caller, t store.Topic, role s
 }
 
 // subscribe makes a member a topic member and tells those who wait for it.
-func (b *Broker) subscribe(ctx context.Context, meshID string, t store.Topic, memberID, role string, replaceRole bool) error {
-	joined, err := b.store.Subscribe(ctx, meshID, t.ID, memberID, role, replaceRole, now())
+func (b *Broker) subscribe(ctx context.Context, meshID string, t store.Topic, memberID, role string, replaceRole bool, audit ...store.AuditEvent) error {
+	joined, err := b.store.Subscribe(ctx, meshID, t.ID, memberID, role, replaceRole, now(), audit...)
 	if errors.Is(err, store.ErrNotFound) { // archived, or the member was revoked, since it was found
 		return errTopicNotFound(t.Name)
 	}
@@ -397,7 +399,10 @@ func (b *Broker) addToTopic(ctx context.Context, by Caller, t store.Topic, membe
 	if err != nil {
 		return err
 	}
-	return b.subscribe(ctx, by.MeshID, t, m.ID, cmp.Or(role, wire.TopicMember), role != "")
+	role, replace := cmp.Or(role, wire.TopicMember), role != ""
+	return b.subscribe(ctx, by.MeshID, t, m.ID, role, replace, audited(by, wire.AuditTopicMemberAdded, map[string]any{
+		"name": t.Name, "role": role, "target": m.ID, "topic": t.ID,
+	}))
 }
 
 // memberByRef finds a member that is not revoked, by public key or id; else wire.NotFound.
@@ -425,7 +430,9 @@ func (b *Broker) archiveTopic(ctx context.Context, by Caller, t store.Topic) err
 	} else if !ok {
 		return &wire.Fault{Code: wire.Forbidden, Text: "only a lead of the topic or an admin may archive it"}
 	}
-	gone, err := b.store.ArchiveTopic(ctx, by.MeshID, t.ID, now())
+	gone, err := b.store.ArchiveTopic(ctx, by.MeshID, t.ID, now(), audited(by, wire.AuditTopicArchived, map[string]any{
+		"name": t.Name, "topic": t.ID,
+	}))
 	if errors.Is(err, store.ErrNotFound) {
 		return errTopicNotFound(t.Name)
 	}

@@ -81,6 +81,16 @@ func appendText(out []byte, s string) []byte {
 	return appendString(out, utf16.Encode([]rune(s)))
 }
 
+// AppendCanonicalText writes s after out as [CanonicalJSON] writes a text, with its quotes.
+func AppendCanonicalText(out []byte, s string) []byte {
+	for _, c := range []byte(s) {
+		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return appendText(out, s)
+		}
+	}
+	return append(append(append(out, '"'), s...), '"')
+}
+
 func appendString(out []byte, text []uint16) []byte {
 	out = append(out, '"')
 	for i := 0; i < len(text); i++ {

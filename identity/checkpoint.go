@@ -26,6 +26,15 @@ func NewCheckpoint(meshID string, count int64, hash, createdAt string, key KeyPa
 	}
 }
 
+// Payload returns the checkpoint as canonical JSON, as it stands in its entry.
+func (c Checkpoint) Payload() []byte {
+	out := append([]byte(`{"count":`), FormatNumber(float64(c.Count))...)
+	out = appendText(append(out, `,"hash":`...), c.Hash)
+	out = appendText(append(out, `,"key":`...), c.Key)
+	out = appendText(append(out, `,"signature":`...), c.Signature)
+	return append(out, '}')
+}
+
 // Verify checks a checkpoint that stands in a row created at createdAt, behind a row whose hash is prevHash: it is by trustedKey
 // (else ClassBadKey), it names that hash, and its signature is good (else ClassBadSignature; ClassMalformed for its shape).
 func (c Checkpoint) Verify(meshID, prevHash, createdAt, trustedKey string) error {

@@ -34,7 +34,7 @@ func (k APIKey) Live(now time.Time) bool {
 // APIKeys keeps API keys.
 type APIKeys interface {
 	// CreateAPIKey stores a key. maxLive live keys of the issuer at k.CreatedAt (0: no limit) is ErrLimit; a used id is ErrConflict.
-	CreateAPIKey(ctx context.Context, k APIKey, maxLive int) error
+	CreateAPIKey(ctx context.Context, k APIKey, maxLive int, audit ...AuditEvent) error
 	// APIKeysByPrefix returns the keys of all meshes with exactly that prefix, those that are not revoked first, then newest first, at
 	// most 16. None is not an error.
 	APIKeysByPrefix(ctx context.Context, prefix string) ([]APIKey, error)
@@ -47,7 +47,7 @@ type APIKeys interface {
 	// the live ones at now, unless none is live. Newest first, at most 16.
 	FindAPIKeys(ctx context.Context, mesh, member, ref string, now time.Time) ([]APIKey, error)
 	// RevokeAPIKey revokes a key at now; twice keeps the first time. ErrNotFound.
-	RevokeAPIKey(ctx context.Context, mesh, id string, now time.Time) error
+	RevokeAPIKey(ctx context.Context, mesh, id string, now time.Time, audit ...AuditEvent) error
 	// TouchAPIKey moves LastUsedAt forward to now. An unknown key is not an error.
 	TouchAPIKey(ctx context.Context, mesh, id string, now time.Time) error
 	// ActiveIssuers returns the members, not revoked, that issued a key which is not revoked and was used at or after since, by id.
@@ -56,20 +56,21 @@ type APIKeys interface {
 
 // Invite lets people join. The link's text is never kept, because it holds the mesh's root key.
 type Invite struct {
-	ID        string
-	MeshID    string
-	TokenHash string // hex SHA-256 of a version-1 token; unique
-	Code      string // a version-2 code; unique
-	Version   int    // 1 or 2
-	Role      string
-	FirstRole string // role of whoever uses it first; empty: Role
-	MaxUses   int
-	UsedCount int
-	Preset    InvitePreset
-	ExpiresAt time.Time
-	CreatedBy string
-	CreatedAt time.Time
-	RevokedAt time.Time
+	ID         string
+	MeshID     string
+	TokenHash  string // hex SHA-256 of a version-1 token; unique
+	Code       string // a version-2 code; unique
+	Version    int    // 1 or 2
+	Role       string
+	FirstRole  string // role of whoever uses it first; empty: Role
+	MaxUses    int
+	UsedCount  int
+	Preset     InvitePreset
+	Capability string // version 2: the signed text as it is handed out again, JSON of identity.InviteV2.Capability; public
+	ExpiresAt  time.Time
+	CreatedBy  string
+	CreatedAt  time.Time
+	RevokedAt  time.Time
 }
 
 // InvitePreset is what a member gets by joining through an invite.
@@ -82,7 +83,8 @@ type InvitePreset struct {
 
 // Redemption is an attempt to join.
 type Redemption struct {
-	TokenHash  string
+	TokenHash  string // of a version-1 token; or
+	Code       string // of a version-2 invite
 	Member     Member // without Role, which the invite gives; Name is suffixed if it is taken
 	MaxMembers int    // 0: no limit
 	Now        time.Time
@@ -91,19 +93,21 @@ type Redemption struct {
 // Invites keeps invites.
 type Invites interface {
 	// CreateInvite stores an invite. A used id, or a token hash or code (not empty) used in any mesh, is ErrConflict.
-	CreateInvite(ctx context.Context, i Invite) error
+	CreateInvite(ctx context.Context, i Invite, audit ...AuditEvent) error
 	// InviteByToken returns the invite with that token hash, or ErrNotFound. It is not scoped by mesh.
 	InviteByToken(ctx context.Context, tokenHash string) (Invite, error)
+	// InviteByCode returns the version-2 invite with that code, or ErrNotFound. It is not scoped by mesh.
+	InviteByCode(ctx context.Context, code string) (Invite, error)
 	// Invites returns the invites of a mesh, newest first.
 	Invites(ctx context.Context, mesh string) ([]Invite, error)
 	// RevokeInvite revokes an invite at now; twice keeps the first time. ErrNotFound.
-	RevokeInvite(ctx context.Context, mesh, id string, now time.Time) error
+	RevokeInvite(ctx context.Context, mesh, id string, now time.Time, audit ...AuditEvent) error
 	// RedeemInvite uses an invite of the member's mesh once and enrols the member, or does neither. In this order: ErrNotFound;
 	// ErrRevoked (the invite); ErrExpired; a member that has the key and is not revoked is returned with already true, using nothing; ErrConflict (the
 	// key is a revoked member's, or a former key, or the member's id is in use); ErrKeyInUse (it is known as another member's session key); ErrExhausted; ErrLimit.
 	// The member's Role is the invite's: FirstRole, if it is set, for the first use, else Role. Its Name becomes the first of name, name-2,
 	// name-3, … whose [FoldName] no member that is not revoked has. It is subscribed to the topic "general" if there is one.
-	RedeemInvite(ctx context.Context, r Redemption) (m Member, already bool, err error)
+	RedeemInvite(ctx context.Context, r Redemption, audit ...AuditEvent) (m Member, already bool, err error)
 }
 
 // Notification tells a member that a message mentions it.

@@ -31,6 +31,8 @@ type Meshes interface {
 	MeshBySlug(ctx context.Context, slug string) (Mesh, error)
 	// Meshes returns at most limit meshes with an id above after, by id.
 	Meshes(ctx context.Context, after string, limit int) ([]Mesh, error)
+	// SetRootKey sets the mesh's root key, or ErrNotFound. One that it has already stays, and another is ErrConflict.
+	SetRootKey(ctx context.Context, id, rootKey string) error
 	// SetMeshOwner names the owner's member, or ErrNotFound. Empty values leave the old ones.
 	SetMeshOwner(ctx context.Context, id, memberID, pubkey string) error
 	// ArchiveMesh marks a mesh archived at now; doing it twice keeps the first time. ErrNotFound for an unknown one.

@@ -35,9 +35,11 @@ type Message struct {
 	Subtype             string
 	ClientMessageID     string // unique per mesh and sender; empty for none
 	RequestFingerprint  string
-	ContentHash         string    // ContentHash of the request
-	Refused             []Refusal // set by Enqueue: addressed recipients left out for want of a place
-	CreatedAt           time.Time // set by Enqueue; never goes back within a mesh
+	ContentHash         string            // ContentHash of the request
+	BodyHash            string            // identity.ReceiptBodyHash of the body, for receipts; it outlives the body
+	SenderAttestation   *wire.Attestation // the member's word for SenderSessionPubkey, where the session gave one; shared, do not change
+	Refused             []Refusal         // set by Enqueue: addressed recipients left out for want of a place
+	CreatedAt           time.Time         // set by Enqueue; never goes back within a mesh
 	ExpiresAt           time.Time
 }
 
@@ -85,6 +87,17 @@ type Delivery struct {
 	DoneAt        time.Time // set iff State is Done or Expired
 	DoneBy        DoneBy    // set iff State is Done
 	ExpiredReason string    // set iff State is Expired: wire.ReasonTTL or wire.ReasonRevoked
+	Receipt       *Receipt  // the recipient's signed word, if it gave one; only of a done delivery; shared, do not change
+}
+
+// Receipt is a recipient's signed word that it has a message (docs/formats.md, receipts). Who stores one has verified it.
+type Receipt struct {
+	MessageID     string
+	MemberPubkey  string // the recipient's member key at the time, which is part of what was signed
+	AckedAt       int64  // ms since the epoch, by the recipient's clock
+	Signature     string // 128 hex digits
+	SessionPubkey string // set, with Attestation, if a session's key signed
+	Attestation   *wire.Attestation
 }
 
 // Draft is a message to be stored, with its recipients.
@@ -95,6 +108,8 @@ type Draft struct {
 	Direct bool
 	// Mentions are the members to be notified, in order, each once, however often it is named. Unknown ones are left out.
 	Mentions []string
+	// Audit are the events to be logged with the message if it is stored.
+	Audit []AuditEvent
 }
 
 // Quota bounds mailboxes. Pending deliveries of one mailbox are counted apart for priority now and for the rest; now has NowPlaces
@@ -159,6 +174,14 @@ type Ack struct {
 	UpTo int64
 	By   DoneBy
 	At   time.Time
+	// Receipts are kept with the recipient's deliveries that are done, by this or an earlier ack, and have none.
+	Receipts []Receipt
+}
+
+// Acked is what acknowledgements changed.
+type Acked struct {
+	Done     []Delivery // became done
+	Receipts []Delivery // got a receipt; may be among Done
 }
 
 // HistoryQuery selects messages of a topic.
@@ -175,7 +198,7 @@ type HistoryQuery struct {
 // Inbox keeps messages and their deliveries.
 type Inbox interface {
 	// Enqueue stores the drafts of one mesh in order, in one transaction: each message with its dedupe key, one delivery per
-	// recipient that has a place, and its notifications; all of the batch or, with an error, nothing. It assigns consecutive Seqs in
+	// recipient that has a place, its notifications and its audit events; all of the batch or, with an error, nothing. It assigns consecutive Seqs in
 	// order. rosterVersion is the version that recipients were chosen by: if it is not the current one, ErrStale, and nothing is
 	// stored, even if every draft is stored already.
 	//
@@ -197,9 +220,9 @@ type Inbox interface {
 	Sent(ctx context.Context, mesh, senderMemberID, clientMessageID string) (Message, error)
 	// Pending returns pending, unexpired deliveries with their messages, ascending by Seq, at most q.Limit. None is not an error.
 	Pending(ctx context.Context, q PendingQuery) ([]Mail, error)
-	// Ack makes pending deliveries done, in one transaction, and returns those it changed. Unknown, foreign and final ones are
-	// left as they are, which is not an error: any node may do it, any number of times.
-	Ack(ctx context.Context, acks []Ack) ([]Delivery, error)
+	// Ack makes pending deliveries done and keeps receipts, in one transaction, and returns what it changed. Unknown, foreign and final ones are
+	// left as they are, and the first receipt of a delivery stays, which is not an error: any node may do it, any number of times.
+	Ack(ctx context.Context, acks []Ack) (Acked, error)
 	// Message returns the message with that id, or the only one whose id starts so; ErrNotFound, or ErrAmbiguous. An exact id wins.
 	// Its body may be empty; see the type [Message].
 	Message(ctx context.Context, mesh, idOrPrefix string) (Message, error)

@@ -34,10 +34,11 @@ type Presence struct {
 	Model           string
 	ConnectedAt     time.Time
 	LastPingAt      time.Time
-	LeaseUntil      time.Time // set: the socket is lost and the place is kept until then
-	DisconnectedAt  time.Time // set: closed
-	BrokerID        string    // the broker process that owns it
-	Epoch           int64     // rises each time a socket takes the place
+	LeaseUntil      time.Time         // set: the socket is lost and the place is kept until then
+	DisconnectedAt  time.Time         // set: closed
+	BrokerID        string            // the broker process that owns it
+	Epoch           int64             // rises each time a socket takes the place
+	Attestation     *wire.Attestation // the member's word for SessionPubkey, if the session gave one; shared, do not change
 }
 
 // Presences keeps presences and the broker processes that own them.
@@ -48,7 +49,7 @@ type Presences interface {
 	// presence of another member has or had as long as it is kept, is ErrKeyInUse and changes nothing. A revoked or unknown member
 	// is ErrRevoked or ErrNotFound. Another open presence of the same member with the same session key, or with the same SessionID
 	// and a different ID, is closed at p.ConnectedAt.
-	OpenPresence(ctx context.Context, p Presence) (epoch int64, err error)
+	OpenPresence(ctx context.Context, p Presence, audit ...AuditEvent) (epoch int64, err error)
 	// SavePresences replaces the rows of open presences by the given ones where BrokerID and Epoch still match, but for MemberID, SessionID
 	// and SessionPubkey, which stay, and ignores the others. It returns the IDs of those it ignored.
 	SavePresences(ctx context.Context, ps []Presence) (lost []string, err error)

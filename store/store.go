@@ -72,6 +72,8 @@ type Store interface {
 	APIKeys
 	Invites
 	Notifications
+	State
+	Audit
 	Upkeep
 }
 

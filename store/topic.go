@@ -57,7 +57,7 @@ type Topics interface {
 	// CreateTopic stores a topic, its creator's subscription as lead, and its creator's copy of the key. If a topic of that name is not archived
 	// it changes nothing and returns that one, with created false. ErrConflict for a used id, ErrNotFound for an unknown or revoked creator
 	// (none: a topic of the host, which nobody leads), ErrLimit when a limit is reached.
-	CreateTopic(ctx context.Context, t NewTopic) (topic Topic, created bool, err error)
+	CreateTopic(ctx context.Context, t NewTopic, audit ...AuditEvent) (topic Topic, created bool, err error)
 	// Topic returns a topic that is not archived, by exact id, else by name; or ErrNotFound.
 	Topic(ctx context.Context, mesh, idOrName string) (Topic, error)
 	// TopicByID returns a topic, archived or not, or ErrNotFound.
@@ -66,7 +66,7 @@ type Topics interface {
 	Topics(ctx context.Context, mesh string) ([]Topic, error)
 	// Subscribe makes a member a topic member at now with role, and reports true; if it is one already it keeps its row, changes the role only
 	// if replaceRole, and reports false. ErrNotFound for an unknown or archived topic or an unknown or revoked member.
-	Subscribe(ctx context.Context, mesh, topic, member, role string, replaceRole bool, now time.Time) (joined bool, err error)
+	Subscribe(ctx context.Context, mesh, topic, member, role string, replaceRole bool, now time.Time, audit ...AuditEvent) (joined bool, err error)
 	// Unsubscribe removes the subscription, the sealed copy, and the pending deliveries of the topic's messages to that member (they
 	// expire at now), and returns the latter. Not being subscribed is not an error.
 	Unsubscribe(ctx context.Context, mesh, topic, member string, now time.Time) ([]Delivery, error)
@@ -81,7 +81,7 @@ type Topics interface {
 	// own, at most limit each. Every topic asked for has an entry, unknown ones 0.
 	Unread(ctx context.Context, mesh, member string, topics []string, limit int) (map[string]int, error)
 	// ArchiveTopic archives a topic at now, expires its pending deliveries and returns them. Archived already: nothing. ErrNotFound.
-	ArchiveTopic(ctx context.Context, mesh, topic string, now time.Time) ([]Delivery, error)
+	ArchiveTopic(ctx context.Context, mesh, topic string, now time.Time, audit ...AuditEvent) ([]Delivery, error)
 	// RestoreTopic takes a topic out of the archive; ErrConflict if its name is in use, ErrNotFound if it is unknown.
 	RestoreTopic(ctx context.Context, mesh, topic string) error
 }

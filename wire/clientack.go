@@ -10,6 +10,8 @@ type ClientAck struct {
 	ClientMessageID string
 	// MessageIDs is brokerMessageId and brokerMessageIds together, at most 1024 and without repetition.
 	MessageIDs []string
+	// Receipts is at most 64, each with a message id, a time and a signature of the right shape.
+	Receipts []Receipt
 }
 
 // ReadClientAck reads a client_ack leniently: members of the wrong type and bad elements are skipped, because the frame has no
@@ -19,6 +21,7 @@ func ReadClientAck(frame []byte) ClientAck {
 		ClientMessageID  json.RawMessage `json:"clientMessageId"`
 		BrokerMessageID  json.RawMessage `json:"brokerMessageId"`
 		BrokerMessageIDs json.RawMessage `json:"brokerMessageIds"`
+		Receipts         json.RawMessage `json:"receipts"`
 	}
 	var out ClientAck
 	if Decode(frame, &raw) != nil {
@@ -37,6 +40,16 @@ func ReadClientAck(frame []byte) ClientAck {
 		if len(out.MessageIDs) < MaxBatchAcks && json.Unmarshal(m, &id) == nil && IsID(id) && !seen[id] {
 			seen[id] = true
 			out.MessageIDs = append(out.MessageIDs, id)
+		}
+	}
+	var signed []json.RawMessage
+	if json.Unmarshal(raw.Receipts, &signed) != nil {
+		return out
+	}
+	for _, m := range signed[:min(len(signed), MaxReceipts)] {
+		var r Receipt
+		if json.Unmarshal(m, &r) == nil && IsID(r.MessageID) && r.AckedAt != nil && len(r.Signature) == 128 {
+			out.Receipts = append(out.Receipts, r)
 		}
 	}
 	return out

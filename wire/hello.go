@@ -61,6 +61,8 @@ type Hello struct {
 	MemberID      string  `json:"memberId"`
 	Pubkey        string  `json:"pubkey"`        // the member key, 64 hex digits
 	SessionPubkey *string `json:"sessionPubkey"` // nil or empty: none; else 64 lower-case hex digits
+	// Attestation is the member's word for SessionPubkey, to be shown to others. Optional.
+	Attestation *Attestation `json:"attestation,omitempty"`
 }
 
 // Attestation is a member's statement that a session key is its own, for at most 24 hours.

@@ -43,6 +43,8 @@ type RecipientStatus struct {
 	By string `json:"by,omitempty"`
 	// AckedBy repeats By.
 	AckedBy string `json:"ackedBy,omitempty"`
+	// Receipt is the recipient's signed word, if it gave one.
+	Receipt *StoredReceipt `json:"receipt,omitempty"`
 }
 
 // Words of RecipientStatus.Status.

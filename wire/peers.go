@@ -19,25 +19,26 @@ type PeersList struct {
 
 // Peer is one session as others see it.
 type Peer struct {
-	Pubkey       string   `json:"pubkey"` // the key that reaches this session: its session key, else its member key
-	MemberPubkey string   `json:"memberPubkey"`
-	MemberID     string   `json:"memberId"`
-	DisplayName  string   `json:"displayName"`
-	Status       Status   `json:"status"`
-	Summary      *string  `json:"summary"`
-	Groups       []Group  `json:"groups"`
-	SessionID    string   `json:"sessionId"`
-	ConnectedAt  string   `json:"connectedAt"`
-	Cwd          string   `json:"cwd"`
-	PeerRole     string   `json:"peerRole"` // control-plane, session or service
-	Visible      bool     `json:"visible"`
-	Hostname     string   `json:"hostname,omitempty"`
-	PeerType     string   `json:"peerType,omitempty"`
-	Channel      string   `json:"channel,omitempty"`
-	Model        string   `json:"model,omitempty"`
-	Stats        *Stats   `json:"stats,omitempty"`
-	Profile      *Profile `json:"profile,omitempty"`
-	Lease        string   `json:"lease,omitempty"` // "grace" while the socket is lost and the lease runs
+	Pubkey       string       `json:"pubkey"` // the key that reaches this session: its session key, else its member key
+	MemberPubkey string       `json:"memberPubkey"`
+	MemberID     string       `json:"memberId"`
+	DisplayName  string       `json:"displayName"`
+	Status       Status       `json:"status"`
+	Summary      *string      `json:"summary"`
+	Groups       []Group      `json:"groups"`
+	SessionID    string       `json:"sessionId"`
+	ConnectedAt  string       `json:"connectedAt"`
+	Cwd          string       `json:"cwd"`
+	PeerRole     string       `json:"peerRole"` // control-plane, session or service
+	Visible      bool         `json:"visible"`
+	Hostname     string       `json:"hostname,omitempty"`
+	PeerType     string       `json:"peerType,omitempty"`
+	Channel      string       `json:"channel,omitempty"`
+	Model        string       `json:"model,omitempty"`
+	Stats        *Stats       `json:"stats,omitempty"`
+	Profile      *Profile     `json:"profile,omitempty"`
+	Attestation  *Attestation `json:"attestation,omitempty"` // the member's word for the session key, where the session gave one
+	Lease        string       `json:"lease,omitempty"`       // "grace" while the socket is lost and the lease runs
 }
 
 // Peer roles: how the session signed in.

@@ -42,6 +42,7 @@ type Push struct {
 	Subtype            string          `json:"subtype,omitempty"`
 	Event              string          `json:"event,omitempty"`
 	EventData          json.RawMessage `json:"eventData,omitempty"`
+	Attestation        *Attestation    `json:"attestation,omitempty"` // the sender's member's word for SenderPubkey, where its session gave one
 	Redelivered        bool            `json:"redelivered,omitempty"`
 }
 
@@ -73,6 +74,12 @@ func (p *Push) Append(b []byte) []byte {
 	if len(p.EventData) > 0 {
 		b = append(b, `,"eventData":`...)
 		b = append(b, p.EventData...)
+	}
+	if p.Attestation != nil {
+		if raw, err := Encode(p.Attestation); err == nil { // it always encodes
+			b = append(b, `,"attestation":`...)
+			b = append(b, raw...)
+		}
 	}
 	if p.Redelivered {
 		b = append(b, `,"redelivered":true`...)

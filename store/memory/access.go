@@ -42,7 +42,7 @@ func exportKeys(keys []*apiKey, limit int) []store.APIKey {
 }
 
 // CreateAPIKey implements store.APIKeys.
-func (s *Store) CreateAPIKey(ctx context.Context, k store.APIKey, maxLive int) error {
+func (s *Store) CreateAPIKey(ctx context.Context, k store.APIKey, maxLive int, audit ...store.AuditEvent) error {
 	m, err := s.lock(ctx, k.MeshID)
 	if err != nil {
 		return err
@@ -63,6 +63,7 @@ func (s *Store) CreateAPIKey(ctx context.Context, k store.APIKey, maxLive int) e
 		}
 	}
 	m.apiKeys[k.ID] = &apiKey{cloneAPIKey(k), m.next()}
+	m.record(audit...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.prefixes[k.Prefix] = append(s.prefixes[k.Prefix], ref{k.MeshID, k.ID})
@@ -182,7 +183,7 @@ func (s *Store) FindAPIKeys(ctx context.Context, mesh, member, ref string, now t
 }
 
 // RevokeAPIKey implements store.APIKeys.
-func (s *Store) RevokeAPIKey(ctx context.Context, mesh, id string, now time.Time) error {
+func (s *Store) RevokeAPIKey(ctx context.Context, mesh, id string, now time.Time, audit ...store.AuditEvent) error {
 	m, k, err := s.lockAPIKey(ctx, mesh, id)
 	if err != nil {
 		return err
@@ -190,6 +191,7 @@ func (s *Store) RevokeAPIKey(ctx context.Context, mesh, id string, now time.Time
 	defer m.mu.Unlock()
 	if k.RevokedAt.IsZero() {
 		k.RevokedAt = now
+		m.record(audit...)
 	}
 	return nil
 }
@@ -226,7 +228,7 @@ func (s *Store) ActiveIssuers(ctx context.Context, mesh string, since time.Time)
 }
 
 // CreateInvite implements store.Invites.
-func (s *Store) CreateInvite(ctx context.Context, i store.Invite) error {
+func (s *Store) CreateInvite(ctx context.Context, i store.Invite, audit ...store.AuditEvent) error {
 	m, err := s.lock(ctx, i.MeshID)
 	if err != nil {
 		return err
@@ -251,19 +253,23 @@ func (s *Store) CreateInvite(ctx context.Context, i store.Invite) error {
 		s.codes[i.Code] = at
 	}
 	m.invites[i.ID] = &invite{cloneInvite(i), m.next()}
+	m.record(audit...)
 	return nil
 }
 
-// lockInvite returns the invite with that token hash and its mesh with the lock held.
-func (s *Store) lockInvite(ctx context.Context, tokenHash string) (*mesh, *invite, error) {
+// lockInvite returns the invite with that token hash, or, if that is empty, with that code, and its mesh with the lock held.
+func (s *Store) lockInvite(ctx context.Context, tokenHash, code string) (*mesh, *invite, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
 	s.mu.RLock()
 	at, ok := s.tokens[tokenHash]
+	if tokenHash == "" {
+		at, ok = s.codes[code]
+	}
 	s.mu.RUnlock()
 	if !ok {
-		return nil, nil, notFound("token hash", tokenHash)
+		return nil, nil, notFound("invite by token hash or code", tokenHash)
 	}
 	m, err := s.lock(ctx, at.mesh)
 	if err != nil {
@@ -271,16 +277,25 @@ func (s *Store) lockInvite(ctx context.Context, tokenHash string) (*mesh, *invit
 	}
 	// The mesh may have been deleted and made again since the look-up.
 	i := m.invites[at.id]
-	if i == nil || i.TokenHash != tokenHash {
+	if i == nil || i.TokenHash != tokenHash || tokenHash == "" && i.Code != code {
 		m.mu.Unlock()
-		return nil, nil, notFound("token hash", tokenHash)
+		return nil, nil, notFound("invite by token hash or code", tokenHash)
 	}
 	return m, i, nil
 }
 
 // InviteByToken implements store.Invites.
 func (s *Store) InviteByToken(ctx context.Context, tokenHash string) (store.Invite, error) {
-	m, i, err := s.lockInvite(ctx, tokenHash)
+	return s.invite(ctx, tokenHash, "")
+}
+
+// InviteByCode implements store.Invites.
+func (s *Store) InviteByCode(ctx context.Context, code string) (store.Invite, error) {
+	return s.invite(ctx, "", code)
+}
+
+func (s *Store) invite(ctx context.Context, tokenHash, code string) (store.Invite, error) {
+	m, i, err := s.lockInvite(ctx, tokenHash, code)
 	if err != nil {
 		return store.Invite{}, err
 	}
@@ -306,7 +321,7 @@ func (s *Store) Invites(ctx context.Context, mesh string) ([]store.Invite, error
 }
 
 // RevokeInvite implements store.Invites.
-func (s *Store) RevokeInvite(ctx context.Context, mesh, id string, now time.Time) error {
+func (s *Store) RevokeInvite(ctx context.Context, mesh, id string, now time.Time, audit ...store.AuditEvent) error {
 	m, err := s.lock(ctx, mesh)
 	if err != nil {
 		return err
@@ -318,13 +333,14 @@ func (s *Store) RevokeInvite(ctx context.Context, mesh, id string, now time.Time
 	}
 	if i.RevokedAt.IsZero() {
 		i.RevokedAt = now
+		m.record(audit...)
 	}
 	return nil
 }
 
 // RedeemInvite implements store.Invites.
-func (s *Store) RedeemInvite(ctx context.Context, r store.Redemption) (store.Member, bool, error) {
-	m, i, err := s.lockInvite(ctx, r.TokenHash)
+func (s *Store) RedeemInvite(ctx context.Context, r store.Redemption, audit ...store.AuditEvent) (store.Member, bool, error) {
+	m, i, err := s.lockInvite(ctx, r.TokenHash, r.Code)
 	if err != nil {
 		return store.Member{}, false, err
 	}
@@ -356,7 +372,9 @@ func (s *Store) RedeemInvite(ctx context.Context, r store.Redemption) (store.Mem
 	}
 	i.UsedCount++
 	r.Member.Name = m.freeName(r.Member.Name)
-	return cloneMember(m.add(r.Member).Member), false, nil
+	joined := cloneMember(m.add(r.Member).Member)
+	m.record(audit...)
+	return joined, false, nil
 }
 
 // freeName is the first numbered form of a name that no member has.

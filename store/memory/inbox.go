@@ -98,6 +98,7 @@ func (m *mesh) enqueue(draft *store.Draft, q store.Quota, now time.Time, out *st
 	if t != nil {
 		m.post(t, msg)
 	}
+	m.record(draft.Audit...)
 	out.Message = cloneMessage(row)
 	out.Recipients = m.placed(draft)
 	if msg.pending == 0 {
@@ -292,35 +293,35 @@ func next(cursors []cursor) *delivery {
 }
 
 // Ack implements store.Inbox.
-func (s *Store) Ack(ctx context.Context, acks []store.Ack) ([]store.Delivery, error) {
+func (s *Store) Ack(ctx context.Context, acks []store.Ack) (store.Acked, error) {
+	var out store.Acked
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return out, err
 	}
 	// Begun, it ends: half of it must not be done.
 	ctx = context.WithoutCancel(ctx)
-	var out []store.Delivery
 	for i := range acks {
 		m, err := s.lock(ctx, acks[i].MeshID)
 		if err != nil {
 			continue // a mesh that is not there has nothing to confirm
 		}
-		out = m.ack(&acks[i], out)
+		m.ack(&acks[i], &out)
 		m.mu.Unlock()
 	}
 	return out, nil
 }
 
-// ack appends what it changed to out.
-func (m *mesh) ack(a *store.Ack, out []store.Delivery) []store.Delivery {
+// ack adds what it changed to out.
+func (m *mesh) ack(a *store.Ack, out *store.Acked) {
 	b := m.members[a.MemberID]
 	if b == nil {
-		return out
+		return
 	}
-	out = slices.Grow(out, len(a.MessageIDs))
+	out.Done = slices.Grow(out.Done, len(a.MessageIDs))
 	confirm := func(box *mailbox, msg *message) {
 		if d := box.find(msg); d != nil {
 			m.finish(d, done, string(a.By), a.At)
-			out = append(out, d.export())
+			out.Done = append(out.Done, d.export())
 		}
 	}
 	for _, id := range a.MessageIDs {
@@ -333,7 +334,27 @@ func (m *mesh) ack(a *store.Ack, out []store.Delivery) []store.Delivery {
 			confirm(box, msg)
 		}
 	}
-	return out
+	for i := range a.Receipts {
+		m.receipt(a, &a.Receipts[i], out)
+	}
+}
+
+// receipt keeps a receipt with the recipient's deliveries of the message that are done and have none.
+func (m *mesh) receipt(a *store.Ack, r *store.Receipt, out *store.Acked) {
+	msg := m.messages[r.MessageID]
+	if msg == nil || a.UpTo > 0 && msg.Seq > a.UpTo {
+		return
+	}
+	for i := range msg.deliveries {
+		d := &msg.deliveries[i]
+		to := d.box.recipient
+		if to.MemberID != a.MemberID || to.SessionPubkey != "" && to.SessionPubkey != a.SessionPubkey || d.state != done || d.receipt != nil {
+			continue
+		}
+		kept := *r
+		d.receipt = &kept
+		out.Receipts = append(out.Receipts, d.export())
+	}
 }
 
 // Message implements store.Inbox.

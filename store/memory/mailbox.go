@@ -27,6 +27,7 @@ type delivery struct {
 	state   state
 	at      time.Time // when it became final
 	why     string    // DoneBy or ExpiredReason
+	receipt *store.Receipt
 }
 
 type state uint8
@@ -51,7 +52,7 @@ func (d *delivery) export() store.Delivery {
 	}
 	switch d.state {
 	case done:
-		out.State, out.DoneBy = store.Done, store.DoneBy(d.why)
+		out.State, out.DoneBy, out.Receipt = store.Done, store.DoneBy(d.why), d.receipt
 	case expired:
 		out.State, out.ExpiredReason = store.Expired, d.why
 	}

@@ -24,7 +24,7 @@ type member struct {
 func (b *member) revoked() bool { return !b.RevokedAt.IsZero() }
 
 // AddMember implements store.Members.
-func (s *Store) AddMember(ctx context.Context, b store.Member, maxMembers int) error {
+func (s *Store) AddMember(ctx context.Context, b store.Member, maxMembers int, audit ...store.AuditEvent) error {
 	m, err := s.lock(ctx, b.MeshID)
 	if err != nil {
 		return err
@@ -37,6 +37,7 @@ func (s *Store) AddMember(ctx context.Context, b store.Member, maxMembers int) e
 		return fmt.Errorf("%w: %d members in mesh %q", store.ErrLimit, m.live, m.ID)
 	}
 	m.add(b)
+	m.record(audit...)
 	return nil
 }
 
@@ -134,6 +135,23 @@ func (s *Store) Members(ctx context.Context, mesh string) ([]store.Member, error
 	return out, nil
 }
 
+// RevokedMembers implements store.Members.
+func (s *Store) RevokedMembers(ctx context.Context, mesh string) ([]store.Member, error) {
+	m, err := s.lock(ctx, mesh)
+	if err != nil {
+		return nil, found(err)
+	}
+	defer m.mu.Unlock()
+	var out []store.Member
+	for _, b := range slices.Backward(m.byJoin) {
+		if b.revoked() {
+			out = append(out, cloneMember(b.Member))
+		}
+	}
+	slices.SortStableFunc(out, func(x, y store.Member) int { return y.RevokedAt.Compare(x.RevokedAt) })
+	return out, nil
+}
+
 // SetGrants implements store.Members.
 func (s *Store) SetGrants(ctx context.Context, mesh, id string, grants map[string]*[]string, maxEntries int) error {
 	m, b, err := s.lockMember(ctx, mesh, id)
@@ -161,14 +179,18 @@ func (s *Store) SetGrants(ctx context.Context, mesh, id string, grants map[strin
 }
 
 // SetRole implements store.Members.
-func (s *Store) SetRole(ctx context.Context, mesh, id, role string) error {
+func (s *Store) SetRole(ctx context.Context, mesh, id, role string, audit ...store.AuditEvent) error {
 	m, b, err := s.lockMember(ctx, mesh, id)
 	if err != nil {
 		return err
 	}
 	defer m.mu.Unlock()
+	if b.Role == role {
+		return nil
+	}
 	b.Role = role
 	m.membersChanged()
+	m.record(audit...)
 	return nil
 }
 
@@ -185,7 +207,7 @@ func (s *Store) SetRequireHello2(ctx context.Context, mesh, id string, required 
 }
 
 // RevokeMember implements store.Members.
-func (s *Store) RevokeMember(ctx context.Context, mesh, id string, now time.Time) ([]store.Delivery, error) {
+func (s *Store) RevokeMember(ctx context.Context, mesh, id string, now time.Time, audit ...store.AuditEvent) ([]store.Delivery, error) {
 	m, b, err := s.lockMember(ctx, mesh, id)
 	if err != nil {
 		return nil, err
@@ -195,6 +217,7 @@ func (s *Store) RevokeMember(ctx context.Context, mesh, id string, now time.Time
 		return nil, nil // what it had is gone, and it got nothing since
 	}
 	b.RevokedAt = now
+	m.record(audit...)
 	m.live--
 	m.forgetName(b.folded)
 	m.closeAll(b, now)
@@ -216,7 +239,7 @@ func (m *mesh) forgetName(folded string) {
 }
 
 // RestoreMember implements store.Members.
-func (s *Store) RestoreMember(ctx context.Context, mesh, id string) error {
+func (s *Store) RestoreMember(ctx context.Context, mesh, id string, audit ...store.AuditEvent) error {
 	m, b, err := s.lockMember(ctx, mesh, id)
 	if err != nil {
 		return err
@@ -224,6 +247,7 @@ func (s *Store) RestoreMember(ctx context.Context, mesh, id string) error {
 	defer m.mu.Unlock()
 	if b.revoked() {
 		b.RevokedAt = time.Time{}
+		m.record(audit...)
 		m.live++
 		m.names[b.folded]++
 		m.membersChanged()
@@ -233,7 +257,7 @@ func (s *Store) RestoreMember(ctx context.Context, mesh, id string) error {
 }
 
 // RekeyMember implements store.Members.
-func (s *Store) RekeyMember(ctx context.Context, mesh, id, pubkey string, now time.Time) error {
+func (s *Store) RekeyMember(ctx context.Context, mesh, id, pubkey string, now time.Time, audit ...store.AuditEvent) error {
 	m, b, err := s.lockMember(ctx, mesh, id)
 	if err != nil {
 		return err
@@ -253,6 +277,12 @@ func (s *Store) RekeyMember(ctx context.Context, mesh, id, pubkey string, now ti
 	m.formerKeys[old] = true
 	m.byKey[pubkey] = b
 	b.Pubkey = pubkey
+	m.record(audit...)
+	for _, k := range m.apiKeys {
+		if k.IssuedBy == id && !k.Rekey && k.RevokedAt.IsZero() {
+			k.RevokedAt = now
+		}
+	}
 	for _, other := range m.members {
 		if list, ok := other.Grants[old]; ok && other != b {
 			other.Grants = cloneGrants(other.Grants)

@@ -1,6 +1,6 @@
 // Package memory is the store that forgets: it keeps everything in the process and loses it with the process. It is for tests, for
 // examples and for meshes that can afford to lose undelivered mail when their broker ends. It keeps every promise of package store but one: what
-// Enqueue accepted does not outlive the process. It is bounded by the quotas of its callers, by [MaxTopicHistory] and by Prune; of
+// Enqueue accepted does not outlive the process. It is bounded by the quotas of its callers, by [MaxTopicHistory], [MaxAuditEntries] and Prune; of
 // a message of no topic it keeps the body only until its last delivery is done or expired.
 //
 // # Locks
@@ -24,12 +24,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/claudemesh/broker/identity"
 	"github.com/claudemesh/broker/store"
 )
 
 // Store implements store.Store in memory. Use [New].
 type Store struct {
-	order atomic.Int64 // counts the rows of all meshes whose place among those of the same time must be known; see mesh.next
+	order    atomic.Int64 // counts the rows of all meshes whose place among those of the same time must be known; see mesh.next
+	auditKey identity.KeyPair
 
 	mu       sync.RWMutex // guards the rest
 	meshes   map[string]*mesh
@@ -48,6 +50,7 @@ type ref struct{ mesh, id string }
 // New returns an empty store.
 func New() *Store {
 	return &Store{
+		auditKey: newAuditKey(),
 		meshes:   map[string]*mesh{},
 		slugs:    map[string]string{},
 		prefixes: map[string][]ref{},

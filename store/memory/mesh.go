@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/claudemesh/broker/identity"
 	"github.com/claudemesh/broker/store"
 )
 
@@ -65,9 +66,13 @@ type mesh struct {
 
 	apiKeys map[string]*apiKey
 	invites map[string]*invite
+
+	state    sharedState
+	audit    auditLog
+	auditKey identity.KeyPair // the store's
 }
 
-func newMesh(m store.Mesh, order *atomic.Int64) *mesh {
+func newMesh(m store.Mesh, order *atomic.Int64, auditKey identity.KeyPair) *mesh {
 	return &mesh{
 		order:       order,
 		Mesh:        m,
@@ -87,6 +92,9 @@ func newMesh(m store.Mesh, order *atomic.Int64) *mesh {
 		noticeByID:  map[string]*notice{},
 		apiKeys:     map[string]*apiKey{},
 		invites:     map[string]*invite{},
+		state:       newSharedState(),
+		audit:       newAuditLog(),
+		auditKey:    auditKey,
 	}
 }
 
@@ -109,7 +117,7 @@ func (s *Store) CreateMesh(ctx context.Context, m store.Mesh, first store.Topic)
 		return err
 	}
 	first.MeshID = m.ID
-	made := newMesh(m, &s.order)
+	made := newMesh(m, &s.order, s.auditKey)
 	made.addTopic(first)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,6 +173,20 @@ func (s *Store) Meshes(ctx context.Context, after string, limit int) ([]store.Me
 	}
 	slices.SortFunc(out, func(a, b store.Mesh) int { return cmp.Compare(a.ID, b.ID) })
 	return out[:min(len(out), max(limit, 0))], nil
+}
+
+// SetRootKey implements store.Meshes.
+func (s *Store) SetRootKey(ctx context.Context, id, rootKey string) error {
+	m, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	if m.RootKey != "" && m.RootKey != rootKey {
+		return conflict("root key of mesh", id)
+	}
+	m.RootKey = rootKey
+	return nil
 }
 
 // SetMeshOwner implements store.Meshes.

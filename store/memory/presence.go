@@ -30,7 +30,7 @@ type claim struct {
 }
 
 // OpenPresence implements store.Presences.
-func (s *Store) OpenPresence(ctx context.Context, in store.Presence) (int64, error) {
+func (s *Store) OpenPresence(ctx context.Context, in store.Presence, audit ...store.AuditEvent) (int64, error) {
 	m, b, err := s.lockMember(ctx, in.MeshID, in.MemberID)
 	if err != nil {
 		return 0, err
@@ -60,6 +60,7 @@ func (s *Store) OpenPresence(ctx context.Context, in store.Presence) (int64, err
 	}
 	m.insert(&presence{clonePresence(in)}, b)
 	m.membersChanged()
+	m.record(audit...)
 	return in.Epoch, nil
 }
 
@@ -112,6 +113,7 @@ func (m *mesh) remove(p *presence) {
 func (m *mesh) close(p *presence, now time.Time) {
 	b := m.members[p.MemberID]
 	p.DisconnectedAt = now
+	m.peerLeft(p, now)
 	delete(b.open, p.ID)
 	m.disown(p)
 	m.closed.push(now, p)

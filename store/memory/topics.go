@@ -118,7 +118,7 @@ func (s *Store) lockTopic(ctx context.Context, mesh, id string) (*mesh, *topic, 
 }
 
 // CreateTopic implements store.Topics.
-func (s *Store) CreateTopic(ctx context.Context, in store.NewTopic) (store.Topic, bool, error) {
+func (s *Store) CreateTopic(ctx context.Context, in store.NewTopic, audit ...store.AuditEvent) (store.Topic, bool, error) {
 	m, err := s.lock(ctx, in.MeshID)
 	if err != nil {
 		return store.Topic{}, false, err
@@ -149,6 +149,7 @@ func (s *Store) CreateTopic(ctx context.Context, in store.NewTopic) (store.Topic
 		}
 	}
 	t := m.addTopic(in.Topic)
+	m.record(audit...)
 	if creator != nil {
 		m.subscribe(t, creator, wire.TopicLead, in.CreatedAt)
 		if in.Key != nil {
@@ -200,7 +201,7 @@ func (s *Store) Topics(ctx context.Context, mesh string) ([]store.Topic, error) 
 }
 
 // Subscribe implements store.Topics.
-func (s *Store) Subscribe(ctx context.Context, mesh, id, memberID, role string, replaceRole bool, now time.Time) (bool, error) {
+func (s *Store) Subscribe(ctx context.Context, mesh, id, memberID, role string, replaceRole bool, now time.Time, audit ...store.AuditEvent) (bool, error) {
 	m, t, err := s.lockTopic(ctx, mesh, id)
 	if err != nil {
 		return false, err
@@ -216,11 +217,13 @@ func (s *Store) Subscribe(ctx context.Context, mesh, id, memberID, role string, 
 	sub := t.subscriptions[memberID]
 	if sub == nil {
 		m.subscribe(t, b, role, now)
+		m.record(audit...)
 		return true, nil
 	}
 	if replaceRole && sub.Role != role {
 		sub.Role = role
 		m.topicsChanged()
+		m.record(audit...)
 	}
 	return false, nil
 }
@@ -325,7 +328,7 @@ func (s *Store) Unread(ctx context.Context, mesh, memberID string, topics []stri
 }
 
 // ArchiveTopic implements store.Topics.
-func (s *Store) ArchiveTopic(ctx context.Context, mesh, id string, now time.Time) ([]store.Delivery, error) {
+func (s *Store) ArchiveTopic(ctx context.Context, mesh, id string, now time.Time, audit ...store.AuditEvent) ([]store.Delivery, error) {
 	m, t, err := s.lockTopic(ctx, mesh, id)
 	if err != nil {
 		return nil, err
@@ -337,6 +340,7 @@ func (s *Store) ArchiveTopic(ctx context.Context, mesh, id string, now time.Time
 	t.ArchivedAt = now
 	delete(m.topicNames, t.Name)
 	m.topicsChanged()
+	m.record(audit...)
 	var due []*delivery
 	collect := func(msg *message) {
 		if msg.pending == 0 {

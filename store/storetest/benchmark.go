@@ -94,8 +94,8 @@ func acks(drafts []store.Draft) []store.Ack {
 
 func (l *load) ack(acks []store.Ack, want int) {
 	done, err := l.store.Ack(context.Background(), acks)
-	if err != nil || len(done) != want {
-		l.b.Fatal("ack: ", len(done), err)
+	if err != nil || len(done.Done) != want {
+		l.b.Fatal("ack: ", len(done.Done), err)
 	}
 }
 

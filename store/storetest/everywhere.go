@@ -237,7 +237,7 @@ var everywhere = checks{
 		a.At = at
 		ds, err := w.Ack(w.ctx, []store.Ack{a})
 		require.NoError(w, err)
-		require.Equal(w, []time.Time{at, at, after(time.Hour)}, []time.Time{ds[0].CreatedAt, ds[0].DoneAt, ds[0].ExpiresAt})
+		require.Equal(w, []time.Time{at, at, after(time.Hour)}, []time.Time{ds.Done[0].CreatedAt, ds.Done[0].DoneAt, ds.Done[0].ExpiresAt})
 	},
 	"one mesh stays whole under everything at once": func(w *world) {
 		w.mesh("m", "ana", "bo")

@@ -113,14 +113,14 @@ var inbox = checks{
 		a.By, a.At = store.ByTransport, after(time.Second)
 		changed, err := w.Ack(w.ctx, []store.Ack{a})
 		require.NoError(w, err)
-		require.Equal(w, []string{"1", "2"}, messageIDs(changed))
+		require.Equal(w, []string{"1", "2"}, messageIDs(changed.Done))
 		ds, err := w.Deliveries(w.ctx, "m", "2")
 		require.NoError(w, err)
 		require.Equal(w, "bo", ds[1].MemberID)
 		require.Equal(w, store.Done, ds[1].State)
 		require.Equal(w, store.ByTransport, ds[1].DoneBy)
 		require.Equal(w, after(time.Second), ds[1].DoneAt)
-		require.Contains(w, changed, ds[1])
+		require.Contains(w, changed.Done, ds[1])
 		require.Equal(w, store.Pending, ds[0].State)
 		require.Zero(w, ds[0].DoneAt)
 
@@ -149,7 +149,7 @@ var inbox = checks{
 		a.UpTo = 2
 		changed, err := w.Ack(w.ctx, []store.Ack{a})
 		require.NoError(w, err)
-		require.Equal(w, []string{"1", "2"}, messageIDs(changed))
+		require.Equal(w, []string{"1", "2"}, messageIDs(changed.Done))
 		require.Equal(w, []string{"3"}, w.mail("m", "bo"))
 	},
 	"Ack takes many recipients and meshes at once": func(w *world) {
@@ -159,10 +159,10 @@ var inbox = checks{
 		w.send("n", draft("1", "ana", "bo"))
 		changed, err := w.Ack(w.ctx, []store.Ack{anAck("m", "bo", "1"), anAck("none", "bo", "1"), anAck("n", "bo", "1"), anAck("m", "ana", "1"), anAck("m", "bo")})
 		require.NoError(w, err)
-		require.Len(w, changed, 3)
+		require.Len(w, changed.Done, 3)
 		changed, err = w.Ack(w.ctx, nil)
 		require.NoError(w, err)
-		require.Empty(w, changed)
+		require.Empty(w, changed.Done)
 	},
 	"Ack by many at once changes each delivery once": func(w *world) {
 		w.mesh("m", "ana", "bo")
@@ -177,7 +177,7 @@ var inbox = checks{
 			changed, _ := w.Ack(w.ctx, []store.Ack{anAck("m", "bo", ids...)})
 			mu.Lock()
 			defer mu.Unlock()
-			for _, d := range changed {
+			for _, d := range changed.Done {
 				times[d.MessageID]++
 			}
 		})

@@ -266,7 +266,7 @@ func (w *world) ack(mesh, by string, ids ...string) []string {
 	w.Helper()
 	changed, err := w.Ack(w.ctx, []store.Ack{anAck(mesh, by, ids...)})
 	require.NoError(w, err)
-	return messageIDs(changed)
+	return messageIDs(changed.Done)
 }
 
 func anAck(mesh, by string, ids ...string) store.Ack {
