@@ -72,7 +72,7 @@ func (h *AuditHead) Append(meshID string, key identity.KeyPair, events ...AuditE
 	if len(events) == 0 {
 		return nil
 	}
-	entries := make([]AuditEntry, 0, len(events)+1)
+	entries := make([]AuditEntry, 0, len(events)) // a checkpoint is rare
 	for _, ev := range events {
 		entries = append(entries, h.next(meshID, ev))
 		if h.Count-h.CheckpointCount >= AuditCheckpointEvery-1 {
