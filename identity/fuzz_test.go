@@ -83,6 +83,23 @@ func FuzzCanonicalJSON(f *testing.F) {
 	})
 }
 
+// A text is written as CanonicalJSON writes it, however it was escaped before, and a second trip changes nothing.
+func FuzzAppendCanonicalText(f *testing.F) {
+	for _, s := range []string{"", "plain", "a\"b\\c", "\x00\x1f\x7f\u0080\u2028", "<>&", "\xff\xed\xa0\x80", "\U0001f98a"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := identity.AppendCanonicalText(nil, s)
+		require.Equal(t, canonical(t, s), string(got))
+		again, err := identity.CanonicalJSON(got)
+		require.NoError(t, err)
+		require.Equal(t, string(got), string(again))
+		var back string
+		require.NoError(t, json.Unmarshal(got, &back))
+		require.Equal(t, string([]rune(s)), back, "bytes that are not UTF-8 become U+FFFD")
+	})
+}
+
 // What is accepted comes back from its own token.
 func FuzzParseInviteToken(f *testing.F) {
 	f.Add(goodInvite(f).Token())

@@ -83,7 +83,7 @@ type InvitePreset struct {
 
 // Redemption is an attempt to join.
 type Redemption struct {
-	TokenHash  string // of a version-1 token; or
+	TokenHash  string // of a version-1 token; empty:
 	Code       string // of a version-2 invite
 	Member     Member // without Role, which the invite gives; Name is suffixed if it is taken
 	MaxMembers int    // 0: no limit
@@ -96,7 +96,7 @@ type Invites interface {
 	CreateInvite(ctx context.Context, i Invite, audit ...AuditEvent) error
 	// InviteByToken returns the invite with that token hash, or ErrNotFound. It is not scoped by mesh.
 	InviteByToken(ctx context.Context, tokenHash string) (Invite, error)
-	// InviteByCode returns the version-2 invite with that code, or ErrNotFound. It is not scoped by mesh.
+	// InviteByCode returns the invite with that code (upper and lower case differ), or ErrNotFound. It is not scoped by mesh.
 	InviteByCode(ctx context.Context, code string) (Invite, error)
 	// Invites returns the invites of a mesh, newest first.
 	Invites(ctx context.Context, mesh string) ([]Invite, error)
@@ -106,7 +106,8 @@ type Invites interface {
 	// ErrRevoked (the invite); ErrExpired; a member that has the key and is not revoked is returned with already true, using nothing; ErrConflict (the
 	// key is a revoked member's, or a former key, or the member's id is in use); ErrKeyInUse (it is known as another member's session key); ErrExhausted; ErrLimit.
 	// The member's Role is the invite's: FirstRole, if it is set, for the first use, else Role. Its Name becomes the first of name, name-2,
-	// name-3, … whose [FoldName] no member that is not revoked has. It is subscribed to the topic "general" if there is one.
+	// name-3, … whose [FoldName] no member that is not revoked has. It is subscribed to the topic "general" if there is one. Events whose actor is
+	// the new member are logged with the Name that it got; their payload cannot know it.
 	RedeemInvite(ctx context.Context, r Redemption, audit ...AuditEvent) (m Member, already bool, err error)
 }
 

@@ -66,7 +66,7 @@ type Members interface {
 	MemberByKey(ctx context.Context, mesh, pubkey string) (Member, error)
 	// Members returns the members that are not revoked, by JoinedAt, then in the order in which they were stored.
 	Members(ctx context.Context, mesh string) ([]Member, error)
-	// RevokedMembers returns the members that are revoked, the latest first.
+	// RevokedMembers returns the members that are revoked, the latest RevokedAt first, then the one stored later.
 	RevokedMembers(ctx context.Context, mesh string) ([]Member, error)
 	// SetGrants merges entries into a member's grants: nil takes the key away, a list replaces it. More than maxEntries afterwards
 	// (0: no limit) is ErrLimit and changes nothing; an unknown member is ErrNotFound.
@@ -79,10 +79,10 @@ type Members interface {
 	// keys are revoked, its sealed topic keys are deleted. Subscriptions and authorship stay. It returns the expired deliveries.
 	// Doing it twice keeps the first time. Unknown: ErrNotFound.
 	RevokeMember(ctx context.Context, mesh, member string, now time.Time, audit ...AuditEvent) ([]Delivery, error)
-	// RestoreMember clears RevokedAt, or ErrNotFound. What revoking ended stays ended.
+	// RestoreMember clears RevokedAt, or ErrNotFound. What revoking ended stays ended. A member that is not revoked stays as it is.
 	RestoreMember(ctx context.Context, mesh, member string, audit ...AuditEvent) error
 	// RekeyMember gives a member a new public key: grants of other members move to it, its sealed topic keys are deleted, its API keys
-	// without Rekey are revoked, its open presences are closed, and the old key is never accepted again in this mesh. ErrKeyInUse if the new key belongs or belonged to any
+	// without Rekey are revoked at now, its open presences are closed, and the old key is never accepted again in this mesh. ErrKeyInUse if the new key belongs or belonged to any
 	// other member or its sessions, or is the member's own former key; ErrNotFound for an unknown or revoked member. The key that the
 	// member has changes nothing.
 	RekeyMember(ctx context.Context, mesh, member, pubkey string, now time.Time, audit ...AuditEvent) error

@@ -31,7 +31,8 @@ type Meshes interface {
 	MeshBySlug(ctx context.Context, slug string) (Mesh, error)
 	// Meshes returns at most limit meshes with an id above after, by id.
 	Meshes(ctx context.Context, after string, limit int) ([]Mesh, error)
-	// SetRootKey sets the mesh's root key, or ErrNotFound. One that it has already stays, and another is ErrConflict.
+	// SetRootKey gives a mesh without a root key that one, or ErrNotFound. A mesh never changes its key: the same again is no error, another
+	// is ErrConflict.
 	SetRootKey(ctx context.Context, id, rootKey string) error
 	// SetMeshOwner names the owner's member, or ErrNotFound. Empty values leave the old ones.
 	SetMeshOwner(ctx context.Context, id, memberID, pubkey string) error

@@ -13,7 +13,8 @@ import (
 // Message is one accepted message. A topic post is a message with a TopicID: history is a query over messages.
 //
 // Its body is Nonce and Ciphertext. A store may drop the body of a message without TopicID once no delivery of it is pending, also
-// when it never had any: both are empty then, wherever the message is read, and the rest of it stays.
+// when it never had any: both are empty then, wherever the message is read, and the rest of it stays, BodyHash among it: a receipt may come
+// after the body went.
 type Message struct {
 	ID                  string
 	MeshID              string
@@ -174,14 +175,16 @@ type Ack struct {
 	UpTo int64
 	By   DoneBy
 	At   time.Time
-	// Receipts are kept with the recipient's deliveries that are done, by this or an earlier ack, and have none.
+	// Receipts are kept with the recipient's deliveries that are done, by this or an earlier ack, and have none: those for the member and those
+	// for SessionPubkey, not above UpTo. A receipt for a delivery that is pending after this ack, or expired, is dropped. Of several for one
+	// delivery the first is kept.
 	Receipts []Receipt
 }
 
 // Acked is what acknowledgements changed.
 type Acked struct {
-	Done     []Delivery // became done
-	Receipts []Delivery // got a receipt; may be among Done
+	Done     []Delivery // became done; those that also got a receipt with it or without it
+	Receipts []Delivery // got a receipt, which they have; maybe among Done
 }
 
 // HistoryQuery selects messages of a topic.

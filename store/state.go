@@ -9,7 +9,7 @@ import (
 // StateEntry is one key of a mesh's shared state.
 type StateEntry struct {
 	Key               string
-	Value             json.RawMessage // JSON text, kept as it is
+	Value             json.RawMessage // JSON text, kept byte for byte
 	UpdatedByMemberID string
 	UpdatedByName     string // at the time
 	UpdatedAt         time.Time
@@ -45,15 +45,19 @@ func (l StateLimits) Allow(next, old *StateEntry, keys, owned, bytes int) bool {
 }
 
 // State keeps the shared state of meshes: values under keys that all members see.
+//
+// The three numbers that [StateLimits.Allow] wants are those of the transaction that sets the key: of two members who set the last two keys at once
+// neither may take both places. So they are counted where writers of the mesh wait for each other, or kept as counters.
 type State interface {
-	// SetState sets a key, or ErrLimit by [StateLimits.Allow], which changes nothing. ErrNotFound.
+	// SetState sets a key, or ErrLimit by [StateLimits.Allow], which changes nothing. Setting what is there already is a change like any
+	// other: it is who set it last, and when. ErrNotFound: the mesh.
 	SetState(ctx context.Context, mesh string, e StateEntry, l StateLimits, audit ...AuditEvent) error
-	// DeleteState removes a key and reports whether there was one.
+	// DeleteState removes a key and reports whether there was one. Who set it does not matter here.
 	DeleteState(ctx context.Context, mesh, key string, audit ...AuditEvent) (bool, error)
-	// StateEntry returns one key, or ErrNotFound.
+	// StateEntry returns one key, by its exact name, or ErrNotFound.
 	StateEntry(ctx context.Context, mesh, key string) (StateEntry, error)
 	// StateEntries returns at most limit keys above after, by key. None is not an error.
 	StateEntries(ctx context.Context, mesh, after string, limit int) ([]StateEntry, error)
-	// StateKeys returns the names of all keys, in order.
+	// StateKeys returns the names of all keys, in order. None is not an error.
 	StateKeys(ctx context.Context, mesh string) ([]string, error)
 }

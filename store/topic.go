@@ -65,7 +65,8 @@ type Topics interface {
 	// Topics returns the topics that are not archived, by name.
 	Topics(ctx context.Context, mesh string) ([]Topic, error)
 	// Subscribe makes a member a topic member at now with role, and reports true; if it is one already it keeps its row, changes the role only
-	// if replaceRole, and reports false. ErrNotFound for an unknown or archived topic or an unknown or revoked member.
+	// if replaceRole, and reports false. ErrNotFound for an unknown or archived topic or an unknown or revoked member. Events are logged
+	// if it becomes one or gets another role.
 	Subscribe(ctx context.Context, mesh, topic, member, role string, replaceRole bool, now time.Time, audit ...AuditEvent) (joined bool, err error)
 	// Unsubscribe removes the subscription, the sealed copy, and the pending deliveries of the topic's messages to that member (they
 	// expire at now), and returns the latter. Not being subscribed is not an error.

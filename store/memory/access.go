@@ -237,6 +237,16 @@ func (s *Store) CreateInvite(ctx context.Context, i store.Invite, audit ...store
 	if m.invites[i.ID] != nil {
 		return conflict("invite", i.ID)
 	}
+	if err := s.publishInvite(i); err != nil {
+		return err
+	}
+	m.invites[i.ID] = &invite{cloneInvite(i), m.next()}
+	m.record(audit...)
+	return nil
+}
+
+// publishInvite makes an invite known by its token hash and code, if both are free.
+func (s *Store) publishInvite(i store.Invite) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, used := s.tokens[i.TokenHash]; used {
@@ -252,8 +262,6 @@ func (s *Store) CreateInvite(ctx context.Context, i store.Invite, audit ...store
 	if i.Code != "" {
 		s.codes[i.Code] = at
 	}
-	m.invites[i.ID] = &invite{cloneInvite(i), m.next()}
-	m.record(audit...)
 	return nil
 }
 
@@ -277,7 +285,7 @@ func (s *Store) lockInvite(ctx context.Context, tokenHash, code string) (*mesh, 
 	}
 	// The mesh may have been deleted and made again since the look-up.
 	i := m.invites[at.id]
-	if i == nil || i.TokenHash != tokenHash || tokenHash == "" && i.Code != code {
+	if i == nil || tokenHash != "" && i.TokenHash != tokenHash || tokenHash == "" && i.Code != code {
 		m.mu.Unlock()
 		return nil, nil, notFound("invite by token hash or code", tokenHash)
 	}
@@ -373,7 +381,12 @@ func (s *Store) RedeemInvite(ctx context.Context, r store.Redemption, audit ...s
 	i.UsedCount++
 	r.Member.Name = m.freeName(r.Member.Name)
 	joined := cloneMember(m.add(r.Member).Member)
-	m.record(audit...)
+	for _, e := range audit {
+		if e.ActorMemberID == joined.ID {
+			e.ActorName = joined.Name
+		}
+		m.record(e)
+	}
 	return joined, false, nil
 }
 

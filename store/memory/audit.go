@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/claudemesh/broker/identity"
@@ -15,14 +16,55 @@ import (
 // MaxAuditEntries is how many audit entries a mesh keeps here; the oldest go first, and [store.AuditHead] says what is missing.
 const MaxAuditEntries = 20_000
 
-// auditLog is the audit log of a mesh.
+// auditLog is the audit log of a mesh. The place of an entry is the number of entries that were written before it.
 type auditLog struct {
 	head    store.AuditHead
-	entries []store.AuditEntry // oldest first
-	types   map[string]int     // kept entries by type
+	entries []store.AuditEntry // kept ones, oldest first: those at the places from head.AnchorCount on
+	types   places             // of the entries of each type
+	actors  places             // of the entries by each member
 }
 
-func newAuditLog() auditLog { return auditLog{head: store.NewAuditHead(), types: map[string]int{}} }
+func newAuditLog() auditLog {
+	return auditLog{head: store.NewAuditHead(), types: places{}, actors: places{}}
+}
+
+// places are places of kept entries, oldest first, by what the entries have in common.
+type places map[string][]int64
+
+func (p places) add(key string, place int64) { p[key] = append(p[key], place) }
+
+// drop forgets the oldest place of a key.
+func (p places) drop(key string) {
+	if left := p[key][1:]; len(left) > 0 {
+		p[key] = left
+	} else {
+		delete(p, key)
+	}
+}
+
+// at returns the entry at the nth of the places.
+func (a *auditLog) at(places []int64, n int) *store.AuditEntry {
+	return &a.entries[places[n]-a.head.AnchorCount]
+}
+
+// matching returns the places of the entries that a query by type, actor or both is about.
+func (a *auditLog) matching(q store.AuditQuery) []int64 {
+	if q.Actor == "" {
+		return a.types[q.Type]
+	}
+	by := a.actors[q.Actor]
+	if q.Type == "" {
+		return by
+	}
+	by = by[max(0, len(by)-store.AuditCountCap):]
+	var out []int64
+	for n, place := range by {
+		if a.at(by, n).Type == q.Type {
+			out = append(out, place)
+		}
+	}
+	return out
+}
 
 // record appends events to the mesh's log.
 func (m *mesh) record(events ...store.AuditEvent) {
@@ -34,16 +76,17 @@ func (m *mesh) keepEntries(entries ...store.AuditEntry) {
 	for _, e := range entries {
 		e.ID = m.next()
 		e.Payload = slices.Clone(e.Payload)
+		place := a.head.AnchorCount + int64(len(a.entries))
 		a.entries = append(a.entries, e)
-		a.types[e.Type]++
+		a.types.add(e.Type, place)
+		a.actors.add(e.ActorMemberID, place)
 	}
 	for len(a.entries) > MaxAuditEntries {
 		old := &a.entries[0]
 		a.head.AnchorCount++
 		a.head.AnchorHash = old.Hash
-		if a.types[old.Type]--; a.types[old.Type] == 0 {
-			delete(a.types, old.Type)
-		}
+		a.types.drop(old.Type)
+		a.actors.drop(old.ActorMemberID)
 		*old = store.AuditEntry{}
 		a.entries = a.entries[1:]
 	}
@@ -69,35 +112,26 @@ func (s *Store) AppendAudit(ctx context.Context, mesh string, events ...store.Au
 	return nil
 }
 
-// AuditLog implements store.Audit.
+// AuditLog implements store.Audit. Only a query by type and actor looks at entries that it does not return.
 func (s *Store) AuditLog(ctx context.Context, q store.AuditQuery) ([]store.AuditEntry, int, error) {
 	m, err := s.lock(ctx, q.MeshID)
 	if err != nil {
 		return nil, 0, found(err)
 	}
 	defer m.mu.Unlock()
+	a := &m.audit
+	total, entry := len(a.entries), func(n int) *store.AuditEntry { return &a.entries[n] }
+	counted := total
+	if q.Type != "" || q.Actor != "" {
+		places := a.matching(q)
+		total, entry = len(places), func(n int) *store.AuditEntry { return a.at(places, n) }
+		counted = min(total, store.AuditCountCap)
+	}
 	var out []store.AuditEntry
-	matched := 0
-	for i := len(m.audit.entries) - 1; i >= 0; i-- {
-		e := &m.audit.entries[i]
-		if q.Type != "" && e.Type != q.Type || q.Actor != "" && e.ActorMemberID != q.Actor {
-			continue
-		}
-		if matched++; matched > q.Offset && len(out) < q.Limit {
-			out = append(out, exportEntry(e))
-		}
-		if len(out) == q.Limit && (q.Actor == "" || matched >= store.AuditCountCap) {
-			break // the rest need not be looked at
-		}
+	for n := total - 1 - max(q.Offset, 0); n >= 0 && len(out) < q.Limit; n-- {
+		out = append(out, exportEntry(entry(n)))
 	}
-	switch {
-	case q.Type == "" && q.Actor == "":
-		return out, len(m.audit.entries), nil
-	case q.Actor == "":
-		return out, min(m.audit.types[q.Type], store.AuditCountCap), nil
-	default:
-		return out, min(matched, store.AuditCountCap), nil
-	}
+	return out, counted, nil
 }
 
 func exportEntry(e *store.AuditEntry) store.AuditEntry {
@@ -113,8 +147,8 @@ func (s *Store) AuditPage(ctx context.Context, mesh string, after int64, limit i
 		return nil, found(err)
 	}
 	defer m.mu.Unlock()
-	from, _ := slices.BinarySearchFunc(m.audit.entries, after+1, func(e store.AuditEntry, id int64) int { return int(e.ID - id) })
-	rest := m.audit.entries[from:]
+	kept := m.audit.entries
+	rest := kept[sort.Search(len(kept), func(i int) bool { return kept[i].ID > after }):]
 	out := make([]store.AuditEntry, min(len(rest), max(limit, 0)))
 	for i := range out {
 		out[i] = exportEntry(&rest[i])

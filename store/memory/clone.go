@@ -62,11 +62,21 @@ func cloneStatsPointer(s *wire.Stats) *wire.Stats {
 	return &stats
 }
 
+// cloneAttestation copies what a caller may change afterwards. Kept ones are shared by all who read them.
+func cloneAttestation(a *wire.Attestation) *wire.Attestation {
+	a = pointer(a)
+	if a != nil {
+		a.ExpiresAt = pointer(a.ExpiresAt)
+	}
+	return a
+}
+
 func clonePresence(p store.Presence) store.Presence {
 	p.Summary = pointer(p.Summary)
 	p.Groups = slices.Clone(p.Groups)
 	p.Profile = cloneProfile(p.Profile)
 	p.Stats, p.StatsSaved = cloneStatsPointer(p.Stats), cloneStatsPointer(p.StatsSaved)
+	p.Attestation = cloneAttestation(p.Attestation)
 	return p
 }
 

@@ -1,7 +1,6 @@
 package memory
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -69,6 +68,7 @@ func (m *mesh) enqueue(draft *store.Draft, q store.Quota, now time.Time, out *st
 	}
 
 	row := draft.Message
+	row.SenderAttestation = cloneAttestation(row.SenderAttestation)
 	msg := &message{Message: &row, topic: t}
 	msg.MeshID, msg.Seq, msg.CreatedAt, msg.Refused = m.ID, m.seq+1, now, nil
 	if err := m.findPlaces(draft, q, msg); err != nil {
@@ -345,15 +345,19 @@ func (m *mesh) receipt(a *store.Ack, r *store.Receipt, out *store.Acked) {
 	if msg == nil || a.UpTo > 0 && msg.Seq > a.UpTo {
 		return
 	}
-	for i := range msg.deliveries {
-		d := &msg.deliveries[i]
-		to := d.box.recipient
-		if to.MemberID != a.MemberID || to.SessionPubkey != "" && to.SessionPubkey != a.SessionPubkey || d.state != done || d.receipt != nil {
-			continue
+	keep := func(to store.Recipient) {
+		d := msg.to(to)
+		if d == nil || d.state != done || d.receipt != nil {
+			return
 		}
 		kept := *r
+		kept.Attestation = cloneAttestation(r.Attestation)
 		d.receipt = &kept
 		out.Receipts = append(out.Receipts, d.export())
+	}
+	keep(store.Recipient{MemberID: a.MemberID})
+	if a.SessionPubkey != "" {
+		keep(store.Recipient{MemberID: a.MemberID, SessionPubkey: a.SessionPubkey})
 	}
 }
 
@@ -392,9 +396,7 @@ func (s *Store) Deliveries(ctx context.Context, mesh, messageID string) ([]store
 	for i := range msg.deliveries {
 		out[i] = msg.deliveries[i].export()
 	}
-	slices.SortFunc(out, func(a, b store.Delivery) int {
-		return cmp.Or(cmp.Compare(a.MemberID, b.MemberID), cmp.Compare(a.SessionPubkey, b.SessionPubkey))
-	})
+	slices.SortFunc(out, func(a, b store.Delivery) int { return compareRecipients(a.Recipient, b.Recipient) })
 	return out, nil
 }
 

@@ -17,7 +17,40 @@ type message struct {
 	pending    int    // deliveries that are
 	topic      *topic // whose history shows it
 	notices    []*notice
+	sorted     []*delivery // deliveries by recipient, if they are many and were asked for; see to
 	pruned     bool
+}
+
+// manyDeliveries is the number of deliveries of a message above which one is searched for in their order.
+const manyDeliveries = 64
+
+// to returns the delivery for a recipient, pending or final, or nil. Everybody who got a broadcast may ask, so that looking at all of them each
+// time would cost the square.
+func (msg *message) to(r store.Recipient) *delivery {
+	if len(msg.deliveries) <= manyDeliveries {
+		for i := range msg.deliveries {
+			if d := &msg.deliveries[i]; d.box.recipient == r {
+				return d
+			}
+		}
+		return nil
+	}
+	if msg.sorted == nil {
+		msg.sorted = make([]*delivery, len(msg.deliveries))
+		for i := range msg.deliveries {
+			msg.sorted[i] = &msg.deliveries[i]
+		}
+		slices.SortFunc(msg.sorted, func(a, b *delivery) int { return compareRecipients(a.box.recipient, b.box.recipient) })
+	}
+	i, found := slices.BinarySearchFunc(msg.sorted, r, func(d *delivery, r store.Recipient) int { return compareRecipients(d.box.recipient, r) })
+	if !found {
+		return nil
+	}
+	return msg.sorted[i]
+}
+
+func compareRecipients(a, b store.Recipient) int {
+	return cmp.Or(cmp.Compare(a.MemberID, b.MemberID), cmp.Compare(a.SessionPubkey, b.SessionPubkey))
 }
 
 // delivery is one message in one mailbox.

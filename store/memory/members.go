@@ -13,6 +13,7 @@ import (
 // member is a member with what hangs on it.
 type member struct {
 	store.Member
+	order    int64            // its place among those of the same time
 	folded   string           // FoldName of its name
 	saved    *store.PeerState // replaced, never changed, because rosters share it
 	open     map[string]*presence
@@ -59,6 +60,7 @@ func (m *mesh) mayAdd(b store.Member) error {
 func (m *mesh) add(in store.Member) *member {
 	b := &member{
 		Member:   cloneMember(in),
+		order:    m.next(),
 		folded:   store.FoldName(in.Name),
 		open:     map[string]*presence{},
 		sessions: map[string]*mailbox{},
@@ -142,13 +144,14 @@ func (s *Store) RevokedMembers(ctx context.Context, mesh string) ([]store.Member
 		return nil, found(err)
 	}
 	defer m.mu.Unlock()
-	var out []store.Member
-	for _, b := range slices.Backward(m.byJoin) {
-		if b.revoked() {
-			out = append(out, cloneMember(b.Member))
-		}
+	revoked := slices.DeleteFunc(slices.Clone(m.byJoin), func(b *member) bool { return !b.revoked() })
+	slices.SortFunc(revoked, func(x, y *member) int {
+		return cmp.Or(y.RevokedAt.Compare(x.RevokedAt), cmp.Compare(y.order, x.order))
+	})
+	out := make([]store.Member, len(revoked))
+	for i, b := range revoked {
+		out[i] = cloneMember(b.Member)
 	}
-	slices.SortStableFunc(out, func(x, y store.Member) int { return y.RevokedAt.Compare(x.RevokedAt) })
 	return out, nil
 }
 

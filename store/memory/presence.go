@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -53,11 +54,9 @@ func (s *Store) OpenPresence(ctx context.Context, in store.Presence, audit ...st
 		in.Epoch = old.Epoch + 1
 		m.remove(old)
 	}
-	for _, p := range b.open {
-		if p.SessionID == in.SessionID || in.SessionPubkey != "" && p.SessionPubkey == in.SessionPubkey {
-			m.close(p, in.ConnectedAt)
-		}
-	}
+	m.closeWhere(b, in.ConnectedAt, func(p *presence) bool {
+		return p.SessionID == in.SessionID || in.SessionPubkey != "" && p.SessionPubkey == in.SessionPubkey
+	})
 	m.insert(&presence{clonePresence(in)}, b)
 	m.membersChanged()
 	m.record(audit...)
@@ -128,11 +127,20 @@ func (m *mesh) close(p *presence, now time.Time) {
 	}
 }
 
-func (m *mesh) closeAll(b *member, now time.Time) {
-	for _, p := range b.open {
-		m.close(p, now)
+// closeWhere closes the open presences of a member that match, by ID.
+func (m *mesh) closeWhere(b *member, now time.Time, match func(*presence) bool) {
+	for _, p := range slices.SortedFunc(maps.Values(b.open), byPresenceID) {
+		if match(p) {
+			m.close(p, now)
+		}
 	}
 }
+
+func (m *mesh) closeAll(b *member, now time.Time) {
+	m.closeWhere(b, now, func(*presence) bool { return true })
+}
+
+func byPresenceID(a, b *presence) int { return cmp.Compare(a.ID, b.ID) }
 
 func (m *mesh) own(p *presence) {
 	of := m.owned[p.BrokerID]
@@ -262,6 +270,7 @@ func (s *Store) AdoptPresences(ctx context.Context, brokerID string, now time.Ti
 		if !m.enter() {
 			continue
 		}
+		var orphans []*presence
 		for owner, of := range m.owned {
 			beat, dead := lastBeat(owner)
 			if !dead {
@@ -271,19 +280,23 @@ func (s *Store) AdoptPresences(ctx context.Context, brokerID string, now time.Ti
 				beat = now
 			}
 			for _, p := range of {
-				m.disown(p)
-				p.BrokerID = brokerID
-				p.Epoch++
-				m.own(p)
 				if p.LeaseUntil.IsZero() {
 					p.LeaseUntil = beat.Add(grace)
 				}
-				if due(p.LeaseUntil, now) {
-					m.close(p, now)
-					m.membersChanged()
-				}
-				out = append(out, clonePresence(p.Presence))
+				orphans = append(orphans, p)
 			}
+		}
+		slices.SortFunc(orphans, byPresenceID)
+		for _, p := range orphans {
+			m.disown(p)
+			p.BrokerID = brokerID
+			p.Epoch++
+			m.own(p)
+			if due(p.LeaseUntil, now) {
+				m.close(p, now)
+				m.membersChanged()
+			}
+			out = append(out, clonePresence(p.Presence))
 		}
 		m.mu.Unlock()
 	}

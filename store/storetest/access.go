@@ -239,13 +239,41 @@ var invites = checks{
 		want := anInvite("m", "i")
 		want.FirstRole = store.RoleAdmin
 		want.UsedCount, want.MaxUses = 2, 5
+		want.Capability = `{"canonical":"v=2|m|i|1790000000|member|\u00e9","signature":"00"}` + " \n"
 		require.NoError(w, w.CreateInvite(w.ctx, want))
 		got, err := w.InviteByToken(w.ctx, want.TokenHash)
 		require.NoError(w, err)
 		require.Equal(w, want, got)
-		for _, none := range []string{"", "none"} {
+		got, err = w.InviteByCode(w.ctx, want.Code)
+		require.NoError(w, err)
+		require.Equal(w, want, got)
+		all, err := w.Invites(w.ctx, "m")
+		require.NoError(w, err)
+		require.Equal(w, []store.Invite{want}, all)
+		for _, none := range []string{"", "none", want.Code} {
 			_, err = w.InviteByToken(w.ctx, none)
 			require.ErrorIs(w, err, store.ErrNotFound)
+		}
+	},
+	"InviteByCode finds by the exact code, in whichever mesh, used up, expired or revoked": func(w *world) {
+		w.mesh("m", "ana")
+		w.mesh("n", "ana")
+		for mesh, code := range map[string]string{"m": "aB34xyzQ", "n": "Ab34xyzQ"} {
+			short := anInvite(mesh, "i")
+			short.TokenHash, short.Code, short.MaxUses, short.ExpiresAt = "", code, 0, noon
+			require.NoError(w, w.CreateInvite(w.ctx, short), "codes differ by case alone")
+			require.NoError(w, w.RevokeInvite(w.ctx, mesh, "i", noon))
+			got, err := w.InviteByCode(w.ctx, code)
+			require.NoError(w, err)
+			short.RevokedAt = noon
+			require.Equal(w, short, got)
+		}
+		long := anInvite("m", "version 1")
+		long.Version, long.Code = 1, ""
+		require.NoError(w, w.CreateInvite(w.ctx, long))
+		for _, none := range []string{"", "ab34xyzQ", "aB34xyz", "aB34xyzQ ", "aB34%", long.TokenHash} {
+			_, err := w.InviteByCode(w.ctx, none)
+			require.ErrorIs(w, err, store.ErrNotFound, "%q", none)
 		}
 	},
 	"CreateInvite refuses used ids, token hashes and codes": func(w *world) {
@@ -366,6 +394,58 @@ var invites = checks{
 		require.Zero(w, i.UsedCount)
 		_, err = w.Member(w.ctx, "m", "bo")
 		require.ErrorIs(w, err, store.ErrNotFound)
+	},
+	"RedeemInvite takes a code as it takes a token": func(w *world) {
+		w.mesh("m", "ana")
+		w.mesh("n", "ana")
+		short, both := anInvite("m", "i"), anInvite("m", "j")
+		short.TokenHash, short.FirstRole, short.MaxUses = "", store.RoleAdmin, 2
+		require.NoError(w, w.CreateInvite(w.ctx, short))
+		require.NoError(w, w.CreateInvite(w.ctx, both))
+		by := func(token, code string) func(*store.Redemption) {
+			return func(r *store.Redemption) { r.TokenHash, r.Code = token, code }
+		}
+		for what, change := range map[string]func(*store.Redemption){
+			"no code":                func(r *store.Redemption) { r.TokenHash, r.Code = "", "" },
+			"an unknown code":        by("", "none"),
+			"a code as a token":      by(short.Code, ""),
+			"a token as a code":      by("", both.TokenHash),
+			"the token counts first": by("none", short.Code),
+			"code of another mesh":   func(r *store.Redemption) { r.TokenHash, r.Code, r.Member.MeshID = "", short.Code, "n" },
+		} {
+			require.ErrorIs(w, third(w.redeem("bo", change)), store.ErrNotFound, what)
+		}
+		for _, c := range []struct {
+			id, code, role string
+			already        bool
+		}{{"bo", short.Code, store.RoleAdmin, false}, {"bo", short.Code, store.RoleAdmin, true}, {"cy", short.Code, store.RoleMember, false}, {"dee", both.Code, store.RoleMember, false}} {
+			got, already, err := w.redeem(c.id, by("", c.code))
+			require.NoError(w, err)
+			require.Equal(w, c.already, already)
+			require.Equal(w, c.role, got.Role)
+		}
+		require.ErrorIs(w, third(w.redeem("eve", by("", short.Code))), store.ErrExhausted)
+		require.ErrorIs(w, third(w.redeem("eve", by(both.TokenHash, ""))), store.ErrExhausted, "used by its code")
+		got, err := w.InviteByCode(w.ctx, short.Code)
+		require.NoError(w, err)
+		require.Equal(w, 2, got.UsedCount)
+		_, err = w.Member(w.ctx, "n", "bo")
+		require.ErrorIs(w, err, store.ErrNotFound)
+	},
+	"RedeemInvite by a code many times at once is used MaxUses times": func(w *world) {
+		w.mesh("m")
+		in := anInvite("m", "i")
+		in.TokenHash, in.MaxUses = "", 3
+		require.NoError(w, w.CreateInvite(w.ctx, in))
+		var o outcomes
+		together(20, func(i int) {
+			_, _, err := w.redeem(fmt.Sprint("x", i), func(r *store.Redemption) { r.TokenHash, r.Code = "", in.Code })
+			o.add(err)
+		})
+		o.require(w, 3, store.ErrExhausted)
+		got, err := w.InviteByCode(w.ctx, in.Code)
+		require.NoError(w, err)
+		require.Equal(w, 3, got.UsedCount)
 	},
 	"RedeemInvite at the limit uses nothing": func(w *world) {
 		w.mesh("m", "ana")

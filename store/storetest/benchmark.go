@@ -8,12 +8,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/claudemesh/broker/identity"
 	"github.com/claudemesh/broker/store"
+	"github.com/claudemesh/broker/wire"
 )
 
 // Benchmark measures the hot paths of a store on one load, so that stores can be compared. open returns an empty store. Besides
 // ns/op there is deliveries/s. Acknowledging and pruning happen outside the measured time where they are not what is measured; the
-// store keeps some ten thousand messages at most, so that a figure does not depend on how long the benchmark ran.
+// store keeps some ten thousand messages at most, so that a figure does not depend on how long the benchmark ran. Each message is logged
+// to the audit log, as a broker's are; the log only grows, as in life.
 func Benchmark(b *testing.B, open func(b *testing.B) store.Store) {
 	for _, c := range []struct{ batch, recipients int }{{1, 1}, {64, 1}, {1, 100}, {1, 1000}} {
 		name := fmt.Sprintf("enqueue/batch=%d", c.batch)
@@ -23,7 +26,8 @@ func Benchmark(b *testing.B, open func(b *testing.B) store.Store) {
 		b.Run(name, func(b *testing.B) { benchmarkEnqueue(b, open(b), c.batch, c.recipients) })
 	}
 	b.Run("pending/page=100", func(b *testing.B) { benchmarkPending(b, open(b)) })
-	b.Run("ack/batch=64", func(b *testing.B) { benchmarkAck(b, open(b)) })
+	b.Run("ack/batch=64", func(b *testing.B) { benchmarkAck(b, open(b), false) })
+	b.Run("ack/batch=64/receipts", func(b *testing.B) { benchmarkAck(b, open(b), true) })
 }
 
 // load makes drafts for one mesh and acknowledges them.
@@ -60,12 +64,22 @@ func (l *load) drafts(n, recipients int) []store.Draft {
 		id := key(fmt.Sprint("message ", l.next))
 		d := draft(id[:32], l.members[0])
 		d.Message.ClientMessageID, d.Direct = id[32:], recipients == 1
+		d.Message.BodyHash = identity.ReceiptBodyHash(d.Message.Nonce, d.Message.Ciphertext)
+		d.Audit = []store.AuditEvent{sent(&d.Message)}
 		for j := range recipients {
 			d.Recipients = append(d.Recipients, store.Recipient{MemberID: l.members[(l.next+j)%len(l.members)]})
 		}
 		out[i] = d
 	}
 	return out
+}
+
+// sent is the event of a message, of the size that a broker's has.
+func sent(m *store.Message) store.AuditEvent {
+	p := identity.AppendCanonicalText([]byte(`{"message_id":`), m.ID)
+	p = identity.AppendCanonicalText(append(p, `,"priority":`...), string(m.Priority))
+	p = identity.AppendCanonicalText(append(p, `,"target":`...), m.TargetSpec)
+	return store.AuditEvent{Type: wire.AuditMessageSent, ActorMemberID: m.SenderMemberID, ActorName: m.SenderName, Payload: append(p, '}'), At: noon}
 }
 
 // enqueue runs with the quotas of a broker, so that they are counted.
@@ -146,7 +160,7 @@ func benchmarkPending(b *testing.B, s store.Store) {
 	b.ReportMetric(float64(100*b.N)/b.Elapsed().Seconds(), "deliveries/s")
 }
 
-func benchmarkAck(b *testing.B, s store.Store) {
+func benchmarkAck(b *testing.B, s store.Store, receipts bool) {
 	l := newLoad(b, s, 1)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -155,6 +169,13 @@ func benchmarkAck(b *testing.B, s store.Store) {
 		drafts := l.drafts(64, 1)
 		l.enqueue(drafts)
 		confirm := acks(drafts)
+		if receipts {
+			for i := range confirm {
+				for _, id := range confirm[i].MessageIDs {
+					confirm[i].Receipts = append(confirm[i].Receipts, aReceipt(id, confirm[i].MemberID, id))
+				}
+			}
+		}
 		b.StartTimer()
 		l.ack(confirm, 64)
 	}

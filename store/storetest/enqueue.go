@@ -48,7 +48,8 @@ var enqueue = checks{
 			ID: "1", MeshID: "m", SenderMemberID: "ana", SenderPubkey: key("ana"), SenderSessionPubkey: key("s"), SenderPresenceID: "p",
 			SenderName: "Ana ❤️‍🔥", TargetSpec: "#t", TopicID: "t", TopicName: "t", Group: "g", Priority: wire.PriorityLow, Nonce: "bm8=",
 			Ciphertext: `{"b": 1,  "a":[1.0, 1e2,"\u00e9"]}`, BodyVersion: 2, ReplyToID: "0", Subtype: "sub", ClientMessageID: "c",
-			RequestFingerprint: key("f"), ContentHash: key("h"), ExpiresAt: after(time.Hour + time.Microsecond),
+			RequestFingerprint: key("f"), ContentHash: key("h"), BodyHash: key("b"), SenderAttestation: anAttestation("ana"),
+			ExpiresAt: after(time.Hour + time.Microsecond),
 		}
 		out := w.send("m", store.Draft{Message: want, Recipients: []store.Recipient{{MemberID: "bo"}}})
 		want.Seq, want.CreatedAt = 1, noon
@@ -387,9 +388,14 @@ var enqueue = checks{
 	"the caller may reuse what it gave": func(w *world) {
 		w.mesh("m", "ana", "bo", "cy")
 		drafts := []store.Draft{draft("1", "ana", "bo"), draft("2", "ana", "bo")}
+		drafts[0].Message.SenderAttestation = anAttestation("ana")
 		w.send("m", drafts...)
 		drafts[0].Recipients[0].MemberID = "cy"
 		drafts[0].Message.Ciphertext = "changed"
+		drafts[0].Message.SenderAttestation.Signature, *drafts[0].Message.SenderAttestation.ExpiresAt = "changed", 1
+		got, err := w.Message(w.ctx, "m", "1")
+		require.NoError(w, err)
+		require.Equal(w, anAttestation("ana"), got.SenderAttestation)
 		require.Equal(w, []string{"1", "2"}, w.mail("m", "bo"))
 		require.Empty(w, w.mail("m", "cy"))
 		require.Equal(w, map[string]store.DeliveryState{"bo": store.Pending}, w.states("m", "1"))

@@ -60,6 +60,8 @@ var everywhere = checks{
 		w.send("m", draft("0", "ana", "bo"))
 		p := w.open(aPresence("m", "p", "ana", key("s")))
 		require.NoError(w, w.CreateInvite(w.ctx, anInvite("m", "i")))
+		require.NoError(w, w.SetState(w.ctx, "m", aValue("k", "ana", "1"), store.StateLimits{}))
+		w.record("m", event("before"))
 		version := w.version("m")
 		over, cancel := context.WithCancel(w.ctx)
 		cancel()
@@ -69,11 +71,13 @@ var everywhere = checks{
 			"ArchiveMesh":     w.ArchiveMesh(over, "m", noon),
 			"DeleteMesh":      w.DeleteMesh(over, "m"),
 			"SetMeshOwner":    w.SetMeshOwner(over, "m", "ana", ""),
+			"SetRootKey":      w.SetRootKey(over, "m", "root"),
 			"Mesh":            second(w.Mesh(over, "m")),
 			"Meshes":          second(w.Meshes(over, "", 1)),
 			"Roster":          second(w.Roster(over, "m")),
 			"AddMember":       w.AddMember(over, aMember("m", "cy"), 0),
 			"Members":         second(w.Members(over, "m")),
+			"RevokedMembers":  second(w.RevokedMembers(over, "m")),
 			"SetRole":         w.SetRole(over, "m", "ana", store.RoleAdmin),
 			"RevokeMember":    second(w.RevokeMember(over, "m", "ana", noon)),
 			"RekeyMember":     w.RekeyMember(over, "m", "ana", key("2"), noon),
@@ -100,9 +104,23 @@ var everywhere = checks{
 			"CreateAPIKey":    w.CreateAPIKey(over, anAPIKey("m", "k", "ana"), 0),
 			"APIKeysByPrefix": second(w.APIKeysByPrefix(over, "cm_12345678")),
 			"CreateInvite":    w.CreateInvite(over, anInvite("m", "j")),
+			"InviteByToken":   second(w.InviteByToken(over, anInvite("m", "i").TokenHash)),
+			"InviteByCode":    second(w.InviteByCode(over, anInvite("m", "i").Code)),
 			"RevokeInvite":    w.RevokeInvite(over, "m", "i", noon),
 			"RedeemInvite":    third(w.RedeemInvite(over, store.Redemption{TokenHash: anInvite("m", "i").TokenHash, Member: aMember("m", "cy"), Now: noon})),
+			"RedeemInvite 2":  third(w.RedeemInvite(over, store.Redemption{Code: anInvite("m", "i").Code, Member: aMember("m", "cy"), Now: noon})),
 			"Notifications":   second(w.Notifications(over, store.NotificationQuery{MeshID: "m", MemberID: "ana", Limit: 1})),
+			"SetState":        w.SetState(over, "m", aValue("k", "ana", "2"), store.StateLimits{}),
+			"DeleteState":     second(w.DeleteState(over, "m", "k")),
+			"StateEntry":      second(w.StateEntry(over, "m", "k")),
+			"StateEntries":    second(w.StateEntries(over, "m", "", 1)),
+			"StateKeys":       second(w.StateKeys(over, "m")),
+			"AppendAudit":     w.AppendAudit(over, "m", event("x")),
+			"AuditLog":        third(w.AuditLog(over, store.AuditQuery{MeshID: "m", Limit: 1})),
+			"AuditPage":       second(w.AuditPage(over, "m", 0, 1)),
+			"AuditHead":       second(w.AuditHead(over, "m")),
+			"AuditKey":        second(w.AuditKey(over)),
+			"CheckpointAudit": second(w.CheckpointAudit(over, after(9*time.Hour), time.Hour, 1)),
 			"Ping":            w.Ping(over),
 			"Expire":          second(w.Expire(over, after(9*time.Hour), 0, 9)),
 			"Prune":           second(w.Prune(over, after(9*time.Hour), store.Retention{Messages: 1})),
@@ -118,6 +136,8 @@ var everywhere = checks{
 		i, err := w.InviteByToken(w.ctx, anInvite("m", "i").TokenHash)
 		require.NoError(w, err)
 		require.Zero(w, i.UsedCount)
+		require.Equal(w, []store.StateEntry{aValue("k", "ana", "1")}, w.state("m"))
+		require.Equal(w, []string{"before"}, eventTypes(w.logged("m")))
 		first, _, err := w.ClaimOnce(w.ctx, "m", "k", "v", after(time.Hour), noon)
 		require.NoError(w, err)
 		require.True(w, first)

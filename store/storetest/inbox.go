@@ -129,6 +129,26 @@ var inbox = checks{
 		require.NoError(w, err)
 		require.Equal(w, store.ByTransport, ds[1].DoneBy, "done is final")
 	},
+	"all but the body outlives the last delivery": func(w *world) {
+		w.mesh("m", "ana", "bo")
+		d := clientID("c", draft("1", "ana", "bo"))
+		d.Message.BodyHash, d.Message.SenderAttestation, d.Message.SenderSessionPubkey = key("b"), anAttestation("ana"), key("session of ana")
+		want := bodiless(w.send("m", d)[0].Message)
+		require.Equal(w, key("b"), want.BodyHash)
+		require.Equal(w, anAttestation("ana"), want.SenderAttestation)
+		w.ack("m", "bo", "1")
+		got, err := w.Message(w.ctx, "m", "1")
+		require.NoError(w, err)
+		require.Equal(w, want, bodiless(got))
+		got, err = w.Sent(w.ctx, "m", "ana", "c")
+		require.NoError(w, err)
+		require.Equal(w, want, bodiless(got))
+		retry := d
+		retry.Message.ID = "2"
+		for _, again := range w.try("m", store.Quota{}, d, retry) {
+			require.Equal(w, want, bodiless(again.Message), "told again, and told of as a duplicate")
+		}
+	},
 	"Ack of one recipient touches no other's": func(w *world) {
 		w.mesh("m", "ana", "bo")
 		w.mesh("n", "ana", "bo")

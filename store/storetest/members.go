@@ -122,6 +122,44 @@ var members = checks{
 		require.NoError(w, err)
 		require.Equal(w, want, ms, "who changes or comes back keeps its place")
 	},
+	"RevokedMembers lists the latest first, of one time the one stored later": func(w *world) {
+		w.mesh("m")
+		w.mesh("n", "ana")
+		revoked := func(mesh string) []string {
+			ms, err := w.RevokedMembers(w.ctx, mesh)
+			require.NoError(w, err)
+			ids := []string{}
+			for _, m := range ms {
+				want := aMember(mesh, m.ID)
+				want.JoinedAt, want.RevokedAt = m.JoinedAt, m.RevokedAt
+				require.Equal(w, want, m)
+				require.NotZero(w, m.RevokedAt)
+				ids = append(ids, m.ID)
+			}
+			return ids
+		}
+		for i, id := range []string{"c", "a", "here", "b", "d"} { // stored in this order, which is not that of joining
+			m := aMember("m", id)
+			m.JoinedAt = after(time.Duration(i*3%5) * time.Second)
+			require.NoError(w, w.AddMember(w.ctx, m, 0))
+		}
+		require.Empty(w, revoked("m"))
+		require.Empty(w, revoked("none"))
+		for id, at := range map[string]time.Time{"d": noon, "a": noon, "b": noon, "c": after(time.Microsecond)} {
+			_, err := w.RevokeMember(w.ctx, "m", id, at)
+			require.NoError(w, err)
+		}
+		require.Equal(w, []string{"c", "d", "b", "a"}, revoked("m"))
+		_, err := w.RevokeMember(w.ctx, "m", "a", after(time.Hour))
+		require.NoError(w, err)
+		require.NoError(w, w.RestoreMember(w.ctx, "m", "b"))
+		require.Equal(w, []string{"c", "d", "a"}, revoked("m"), "a second ban changes nothing, who is back is not among them")
+		require.Empty(w, revoked("n"))
+		got, err := w.RevokedMembers(w.ctx, "m")
+		require.NoError(w, err)
+		got[0].DefaultGroups[0].Name, got[0].Grants["x"] = "changed", nil
+		require.Equal(w, []string{"c", "d", "a"}, revoked("m"), "results are copies")
+	},
 	"SetGrants merges: nil takes away, a list replaces": func(w *world) {
 		w.mesh("m", "ana")
 		require.NoError(w, w.SetGrants(w.ctx, "m", "ana", map[string]*[]string{
@@ -257,6 +295,37 @@ var members = checks{
 		require.NoError(w, err)
 		require.Equal(w, after(time.Second), seen)
 		require.Equal(w, []string{"1"}, w.mail("m", "ana"), "mail stays")
+	},
+	"RekeyMember revokes the member's API keys that may not rekey": func(w *world) {
+		w.mesh("m", "ana", "bo")
+		w.mesh("n", "ana")
+		earlier := anAPIKey("m", "earlier", "ana")
+		earlier.RevokedAt = after(-time.Hour)
+		rekeys := anAPIKey("m", "rekeys", "ana")
+		rekeys.Rekey = true
+		for _, k := range []store.APIKey{
+			anAPIKey("m", "1", "ana"), anAPIKey("m", "2", "ana"), earlier, rekeys, anAPIKey("m", "of bo", "bo"), anAPIKey("m", "of the host", ""), anAPIKey("n", "1", "ana"),
+		} {
+			require.NoError(w, w.CreateAPIKey(w.ctx, k, 0))
+		}
+		revoked := func(mesh string) map[string]time.Time {
+			ks, err := w.ListAPIKeys(w.ctx, mesh, "")
+			require.NoError(w, err)
+			out := map[string]time.Time{}
+			for _, k := range ks {
+				out[k.ID] = k.RevokedAt
+			}
+			return out
+		}
+		before := revoked("m")
+		require.NoError(w, w.RekeyMember(w.ctx, "m", "ana", key("ana"), noon))
+		require.ErrorIs(w, w.RekeyMember(w.ctx, "m", "ana", key("bo"), noon), store.ErrKeyInUse)
+		require.Equal(w, before, revoked("m"), "the key it has, or may not have, changes nothing")
+		require.NoError(w, w.RekeyMember(w.ctx, "m", "ana", key("next"), after(time.Second)))
+		require.Equal(w, map[string]time.Time{
+			"1": after(time.Second), "2": after(time.Second), "earlier": after(-time.Hour), "rekeys": {}, "of bo": {}, "of the host": {},
+		}, revoked("m"))
+		require.Equal(w, map[string]time.Time{"1": {}}, revoked("n"))
 	},
 	"RekeyMember never accepts a key that anybody else has or had": func(w *world) {
 		w.mesh("m", "ana", "bo")

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -83,6 +84,29 @@ var meshes = checks{
 		require.Equal(w, []string{"b"}, page("a", 2))
 		require.Empty(w, page("b", 2))
 	},
+	"SetRootKey gives a key to a mesh that has none, once": func(w *world) {
+		for _, mesh := range []string{"m", "n"} {
+			bare := aMesh(mesh)
+			bare.RootKey = ""
+			require.NoError(w, w.CreateMesh(w.ctx, bare, store.Topic{ID: "g", Name: "general", CreatedAt: noon}))
+		}
+		rootKey := func(mesh string) string {
+			m, err := w.Mesh(w.ctx, mesh)
+			require.NoError(w, err)
+			return m.RootKey
+		}
+		require.NoError(w, w.SetRootKey(w.ctx, "m", "one"))
+		require.NoError(w, w.SetRootKey(w.ctx, "m", "one"), "the same again")
+		for _, other := range []string{"two", "ONE", ""} {
+			require.ErrorIs(w, w.SetRootKey(w.ctx, "m", other), store.ErrConflict, "%q", other)
+		}
+		require.Equal(w, "one", rootKey("m"))
+		require.Empty(w, rootKey("n"))
+		require.ErrorIs(w, w.SetRootKey(w.ctx, "none", "one"), store.ErrNotFound)
+		var o outcomes
+		together(10, func(i int) { o.add(w.SetRootKey(w.ctx, "n", fmt.Sprint("key ", i))) })
+		o.require(w, 1, store.ErrConflict)
+	},
 	"SetMeshOwner keeps what it is given empty": func(w *world) {
 		w.mesh("m", "ana")
 		owner := func() [2]string {
@@ -128,6 +152,10 @@ var meshes = checks{
 		require.ErrorIs(w, err, store.ErrNotFound)
 		_, err = w.InviteByToken(w.ctx, anInvite("m", "i").TokenHash+"m")
 		require.ErrorIs(w, err, store.ErrNotFound)
+		_, err = w.InviteByCode(w.ctx, anInvite("m", "i").Code+"m")
+		require.ErrorIs(w, err, store.ErrNotFound)
+		_, err = w.InviteByCode(w.ctx, anInvite("n", "i").Code+"n")
+		require.NoError(w, err)
 		keys, err := w.APIKeysByPrefix(w.ctx, anAPIKey("m", "k", "ana").Prefix)
 		require.NoError(w, err)
 		require.Len(w, keys, 1)
@@ -138,6 +166,9 @@ var meshes = checks{
 		require.EqualValues(w, 1, n)
 
 		w.mesh("m", "ana", "bo")
+		freed := anInvite("m", "i")
+		freed.TokenHash, freed.Code = freed.TokenHash+"m", freed.Code+"m"
+		require.NoError(w, w.CreateInvite(w.ctx, freed), "its token and its code are free again")
 		require.Empty(w, w.mail("m", "bo"), "made again, it is empty")
 		seq, err := w.LastSeq(w.ctx, "m")
 		require.NoError(w, err)

@@ -31,7 +31,7 @@ var presences = checks{
 		want.Groups, want.Profile = []wire.Group{{Name: "g", Role: "r"}}, wire.Profile{Title: ptr("t"), Capabilities: &[]string{"c"}}
 		want.Stats, want.StatsRestored = &wire.Stats{Errors: ptr(2.0)}, true
 		want.Hostname, want.PeerType, want.Channel, want.Model = "host", "ai", "chan", "model"
-		want.LeaseUntil = after(time.Hour)
+		want.LeaseUntil, want.Attestation = after(time.Hour), anAttestation("ana")
 		require.EqualValues(w, 1, w.open(want).Epoch)
 		want.BrokerID, want.Epoch = "all", 2
 		require.Equal(w, map[string]store.Presence{"p": want}, w.adoptAll(noon))
@@ -162,6 +162,7 @@ var presences = checks{
 		w.mesh("n", "ana")
 		p := w.open(aPresence("m", "p", "ana", key("s")))
 		p.Status, p.Summary, p.LeaseUntil, p.Groups = wire.StatusDND, ptr("busy"), after(time.Hour), []wire.Group{{Name: "g"}}
+		p.Attestation = anAttestation("ana")
 		stale, foreign, unknown, noMesh := p, p, p, p
 		stale.Epoch++
 		foreign.BrokerID = "b2"
@@ -187,6 +188,31 @@ var presences = checks{
 		require.NoError(w, err)
 		got := w.adoptAll(noon)["p"]
 		require.Equal(w, []string{p.MemberID, p.SessionPubkey, p.SessionID}, []string{got.MemberID, got.SessionPubkey, got.SessionID})
+	},
+	"an attestation is that of the socket which came last, or none": func(w *world) {
+		w.mesh("m", "ana")
+		p := aPresence("m", "p", "ana", key("s"))
+		for i, a := range []*wire.Attestation{anAttestation("ana"), anAttestation("bo"), nil} {
+			p.Attestation, p.BrokerID = a, "b1"
+			w.open(p)
+			require.Equal(w, a, w.adoptAll(noon)["p"].Attestation, "%d", i)
+		}
+	},
+	"the caller may reuse the attestation that it gave": func(w *world) {
+		w.mesh("m", "ana")
+		p := aPresence("m", "p", "ana", key("s"))
+		p.Attestation = anAttestation("ana")
+		p = w.open(p)
+		p.Attestation.Signature, *p.Attestation.ExpiresAt = "changed", 1
+		require.Equal(w, anAttestation("ana"), w.adoptAll(noon)["p"].Attestation)
+		p.Attestation, p.BrokerID, p.Epoch = anAttestation("ana"), "all", p.Epoch+1
+		lost, err := w.SavePresences(w.ctx, []store.Presence{p})
+		require.NoError(w, err)
+		require.Empty(w, lost)
+		*p.Attestation.ExpiresAt = 1
+		got, err := w.AdoptPresences(w.ctx, "others", noon, time.Nanosecond, time.Hour)
+		require.NoError(w, err)
+		require.Equal(w, anAttestation("ana"), got[0].Attestation)
 	},
 	"SavePresences ignores closed rows": func(w *world) {
 		w.mesh("m", "ana")

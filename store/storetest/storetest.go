@@ -40,11 +40,14 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		"enqueue":       enqueue,
 		"quota":         quotas,
 		"inbox":         inbox,
+		"receipts":      receipts,
 		"topics":        topics,
 		"topic keys":    topicKeys,
 		"API keys":      apiKeys,
 		"invites":       invites,
 		"notifications": notifications,
+		"state":         states,
+		"audit":         audits,
 		"upkeep":        upkeep,
 	}
 	for _, subject := range slices.Sorted(maps.Keys(subjects)) {
