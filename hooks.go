@@ -48,7 +48,7 @@ func (b *Broker) serveHook(w http.ResponseWriter, r *http.Request) {
 		refuseShape(w, http.StatusForbidden, "forbidden", 0)
 		return
 	}
-	t, addr := now(), remoteAddr(r.RemoteAddr)
+	t, addr := now(), b.opts.clientAddr(r)
 	if key := ratelimit.AddrKey(addr); !b.hookAddrs.Take(key, t) {
 		b.metrics.hooksLimited.Inc()
 		refuseShape(w, http.StatusTooManyRequests, "rate limited", b.hookAddrs.RetryAfter(key, t))
@@ -104,20 +104,12 @@ func (b *Broker) mayHook(r *http.Request) bool {
 		return scheme == "Bearer" && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 	case b.opts.InsecureOpenHook:
 		return true
-	case !b.opts.HookLoopback || !remoteAddr(r.RemoteAddr).IsLoopback() || !loopbackName(r.Host):
+	case !b.opts.HookLoopback || !fromThisMachine(r) || !loopbackName(r.Host):
 		return false
 	}
-	for name := range r.Header {
-		switch name {
-		case "Origin", "Sec-Fetch-Site", "Forwarded", "X-Real-Ip":
-			return false
-		default:
-			if strings.HasPrefix(name, "X-Forwarded-") {
-				return false
-			}
-		}
-	}
-	return true
+	_, origin := r.Header["Origin"]
+	_, fetch := r.Header["Sec-Fetch-Site"]
+	return !origin && !fetch
 }
 
 // loopbackName reports whether a Host header names this machine to itself: localhost or a loopback address.

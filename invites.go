@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/claudemesh/broker/identity"
-	"github.com/claudemesh/broker/internal/ratelimit"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/wire"
 )
@@ -67,7 +66,7 @@ func (b *Broker) serveJoin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer b.work.leaveSession()
-	if key := ratelimit.AddrKey(remoteAddr(r.RemoteAddr)); !b.joinAddrs.Take(key, time.Now()) {
+	if key := b.opts.addrKey(r); !b.joinAddrs.Take(key, time.Now()) {
 		refuseShape(w, http.StatusTooManyRequests, "rate limited", b.joinAddrs.RetryAfter(key, time.Now()))
 		return
 	}

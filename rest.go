@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/claudemesh/broker/internal/ratelimit"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/wire"
 )
@@ -360,7 +359,7 @@ func (c *apiCall) authenticate(ctx context.Context, paced bool) error {
 	b, t := c.b, time.Now()
 	g, err := b.auth.Request(ctx, c.r)
 	if errors.Is(err, wire.Unauthorized) || errors.Is(err, store.ErrNotFound) {
-		addr := ratelimit.AddrKey(remoteAddr(c.r.RemoteAddr))
+		addr := b.opts.addrKey(c.r)
 		if !b.authFails.Take(addr, t) {
 			return tooMany(b.authFails.RetryAfter(addr, t))
 		}
