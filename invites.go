@@ -61,15 +61,6 @@ func (r *joinRefusal) Error() string { return "join refused: " + r.code }
 
 // serveJoin answers POST /join: it enrols a key as a member of the mesh that an invite is for.
 func (b *Broker) serveJoin(w http.ResponseWriter, r *http.Request) {
-	if !b.work.enterSession() {
-		refuseShape(w, http.StatusServiceUnavailable, "shutting down", time.Second)
-		return
-	}
-	defer b.work.leaveSession()
-	if key := b.opts.addrKey(r); !b.joinAddrs.Take(key, time.Now()) {
-		refuseShape(w, http.StatusTooManyRequests, "rate limited", b.joinAddrs.RetryAfter(key, time.Now()))
-		return
-	}
 	var f joinPost
 	if !b.readShape(w, r, &f) {
 		return

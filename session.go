@@ -102,7 +102,9 @@ func (b *Broker) serveWS(w http.ResponseWriter, r *http.Request) {
 
 	// A host's write deadline must not end a long-lived connection; the read deadline is cleared by the hijack's owner, which is us.
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{})  // not supported: the host set none
+	if r.ContentLength == 0 { // else a handshake that fails would wait for the body
+		_ = rc.SetReadDeadline(time.Time{}) // not supported: the host set none
+	}
 	_ = rc.SetWriteDeadline(time.Time{}) // likewise
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{OriginPatterns: b.opts.OriginPatterns})
 	if err != nil {
