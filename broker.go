@@ -137,6 +137,11 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	b.serving = true
 	b.mu.Unlock()
+	if r.ContentLength != 0 {
+		// A body that no handler reads is read by the server, before the answer leaves and once more before the connection is used again. Without a
+		// deadline whoever announces one and sends nothing would hold both.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // not supported: then the host's own deadline is all there is
+	}
 	b.mux.ServeHTTP(w, r)
 }
 

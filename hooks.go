@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/claudemesh/broker/internal/ratelimit"
 	"github.com/claudemesh/broker/internal/status"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/wire"
@@ -36,24 +35,9 @@ type hookAnswer struct {
 	Error      string `json:"error,omitempty"`
 }
 
-// serveHook answers POST /hook/set-status; docs/presence.md says which presences a hook means, docs/operations.md who may send one.
+// serveHook answers POST /hook/set-status of somebody who may; docs/presence.md says which presences a hook means.
 func (b *Broker) serveHook(w http.ResponseWriter, r *http.Request) {
-	if !b.work.enterSession() {
-		refuseShape(w, http.StatusServiceUnavailable, "shutting down", time.Second)
-		return
-	}
-	defer b.work.leaveSession()
-	b.metrics.hooks.Inc()
-	if !b.mayHook(r) {
-		refuseShape(w, http.StatusForbidden, "forbidden", 0)
-		return
-	}
-	t, addr := now(), remoteAddr(r.RemoteAddr)
-	if key := ratelimit.AddrKey(addr); !b.hookAddrs.Take(key, t) {
-		b.metrics.hooksLimited.Inc()
-		refuseShape(w, http.StatusTooManyRequests, "rate limited", b.hookAddrs.RetryAfter(key, t))
-		return
-	}
+	t, addr := now(), b.opts.clientAddr(r)
 	var f hookPost
 	if !b.readShape(w, r, &f) {
 		return
@@ -104,20 +88,12 @@ func (b *Broker) mayHook(r *http.Request) bool {
 		return scheme == "Bearer" && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 	case b.opts.InsecureOpenHook:
 		return true
-	case !b.opts.HookLoopback || !remoteAddr(r.RemoteAddr).IsLoopback() || !loopbackName(r.Host):
+	case !b.opts.HookLoopback || !fromThisMachine(r) || !loopbackName(r.Host):
 		return false
 	}
-	for name := range r.Header {
-		switch name {
-		case "Origin", "Sec-Fetch-Site", "Forwarded", "X-Real-Ip":
-			return false
-		default:
-			if strings.HasPrefix(name, "X-Forwarded-") {
-				return false
-			}
-		}
-	}
-	return true
+	_, origin := r.Header["Origin"]
+	_, fetch := r.Header["Sec-Fetch-Site"]
+	return !origin && !fetch
 }
 
 // loopbackName reports whether a Host header names this machine to itself: localhost or a loopback address.
@@ -260,8 +236,6 @@ func (b *Broker) readShape(w http.ResponseWriter, r *http.Request, v any) bool {
 	switch {
 	case err == nil:
 		return true
-	case errors.Is(err, codeMediaType):
-		refuseShape(w, http.StatusUnsupportedMediaType, "unsupported media type", 0)
 	case errors.Is(err, wire.PayloadTooLarge):
 		refuseShape(w, http.StatusRequestEntityTooLarge, "payload too large", 0)
 	case errors.Is(err, codeTimeout):

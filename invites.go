@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/claudemesh/broker/identity"
-	"github.com/claudemesh/broker/internal/ratelimit"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/wire"
 )
@@ -62,15 +61,6 @@ func (r *joinRefusal) Error() string { return "join refused: " + r.code }
 
 // serveJoin answers POST /join: it enrols a key as a member of the mesh that an invite is for.
 func (b *Broker) serveJoin(w http.ResponseWriter, r *http.Request) {
-	if !b.work.enterSession() {
-		refuseShape(w, http.StatusServiceUnavailable, "shutting down", time.Second)
-		return
-	}
-	defer b.work.leaveSession()
-	if key := ratelimit.AddrKey(remoteAddr(r.RemoteAddr)); !b.joinAddrs.Take(key, time.Now()) {
-		refuseShape(w, http.StatusTooManyRequests, "rate limited", b.joinAddrs.RetryAfter(key, time.Now()))
-		return
-	}
 	var f joinPost
 	if !b.readShape(w, r, &f) {
 		return

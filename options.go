@@ -31,6 +31,11 @@ type Options struct {
 	// OriginPatterns are the origins other than the broker's own host whose pages may connect, such as "app.example.com" or
 	// "https://*.example.com" (path.Match). Applies to WebSocket handshakes and to requests that a browser authenticates by cookie.
 	OriginPatterns []string
+	// TrustedProxies are the addresses of the proxies in front of this broker. A request whose TCP peer is one of them counts as coming from
+	// the rightmost address of its X-Forwarded-For that is not one of them: for the limits that count by address, and for matching hooks to
+	// sessions. It never makes anybody a loopback peer. Default: none, and forwarding headers are not believed. Name no network in which
+	// clients are: they could choose their address.
+	TrustedProxies []netip.Prefix
 
 	// PingInterval is the time between pings to one peer. Default 30 s.
 	PingInterval time.Duration
@@ -169,6 +174,10 @@ func (o Options) withDefaults() (Options, error) {
 			return o, fmt.Errorf("broker: Options.OriginPatterns: %q is no pattern: %w", p, err)
 		}
 	}
+	var err error
+	if o.TrustedProxies, err = checkProxies(o.TrustedProxies); err != nil {
+		return o, err
+	}
 	if o.MaxMessageBytes > maxFrame-2*frameSlack {
 		return o, fmt.Errorf("broker: Options.MaxMessageBytes is %d; at most %d", o.MaxMessageBytes, maxFrame-2*frameSlack)
 	}
@@ -280,12 +289,3 @@ func (o *Options) originAllowed(origin, host string) bool {
 
 // limitOr gives n, or no limit (0, as the store contract has it) where it is negative.
 func limitOr(n int) int { return max(n, 0) }
-
-// remoteAddr is the TCP peer of a request; forwarding headers are never believed. The zero Addr where it is not known.
-func remoteAddr(hostport string) netip.Addr {
-	ap, err := netip.ParseAddrPort(hostport)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap()
-}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"mime"
 	"net/http"
 	"os"
 	"slices"
@@ -15,40 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/claudemesh/broker/internal/ratelimit"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/wire"
 )
-
-// need is what a key must be capable of for a route. The zero value is no answer, and fails at start-up.
-type need string
-
-const (
-	needRead need = wire.KeyRead
-	needSend need = wire.KeySend
-	needKey  need = "any" // any valid key
-)
-
-// topicIn says where a request names its topic, which must lie in the key's scope and be visible to its issuer. The zero value is no
-// answer, and fails at start-up.
-type topicIn string
-
-const (
-	topicNone topicIn = "none" // no one topic: what the request reads is filtered by scope and visibility
-	topicPath topicIn = "path" // {name}
-	topicBody topicIn = "body" // the operation's read sets apiCall.ref
-)
-
-// apiRoute is one line of the REST API: what it takes to be heard, and by whom.
-type apiRoute struct {
-	method string
-	path   string // below /v1 and /api/v1
-	need   need
-	topic  topicIn
-	issuer bool // only for keys that speak for a member
-	paced  bool // has a budget of its own instead of the key's
-	open   func() operation
-}
 
 // operation is one request of one route.
 type operation interface {
@@ -58,119 +26,8 @@ type operation interface {
 	run(ctx context.Context, c *apiCall) (any, error)
 }
 
-// with makes the operation of a route.
-func with[T any, P interface {
-	*T
-	operation
-}]() operation {
-	return P(new(T))
-}
-
-// apiRoutes is the REST API; docs/rest.md tells it for people, and a test holds the two together.
-var apiRoutes = checkRoutes([]apiRoute{
-	{method: "POST", path: "/messages", need: needSend, topic: topicBody, issuer: true, paced: true, open: with[postMessage]},
-	{method: "GET", path: "/topics", need: needRead, topic: topicNone, open: with[getTopics]},
-	{method: "GET", path: "/topics/{name}/messages", need: needRead, topic: topicPath, open: with[getMessages]},
-	{method: "GET", path: "/topics/{name}/stream", need: needRead, topic: topicPath, open: with[getStream]},
-	{method: "PATCH", path: "/topics/{name}/read", need: needRead, topic: topicPath, issuer: true, open: with[patchRead]},
-	{method: "GET", path: "/topics/{name}/key", need: needRead, topic: topicPath, issuer: true, open: with[getKey]},
-	{method: "DELETE", path: "/topics/{name}/key", need: needRead, topic: topicPath, issuer: true, open: with[deleteKey]},
-	{method: "GET", path: "/topics/{name}/pending-seals", need: needRead, topic: topicPath, open: with[getPendingSeals]},
-	{method: "POST", path: "/topics/{name}/seal", need: needRead, topic: topicPath, issuer: true, open: with[postSeal]},
-	{method: "POST", path: "/topics/{name}/claim-key", need: needSend, topic: topicPath, issuer: true, open: with[postClaim]},
-	{method: "GET", path: "/notifications", need: needRead, topic: topicNone, open: with[getNotifications]},
-	{method: "POST", path: "/notifications/read", need: needRead, topic: topicNone, issuer: true, open: with[postNotificationsRead]},
-	{method: "GET", path: "/peers", need: needRead, topic: topicNone, open: with[getPeers]},
-	{method: "GET", path: "/members", need: needRead, topic: topicNone, open: with[getMembers]},
-	{method: "POST", path: "/me/peer-pubkey", need: needKey, topic: topicNone, issuer: true, open: with[postPeerPubkey]},
-})
-
-// checkRoutes refuses, at start-up, a route that forgot to say who may use it.
-func checkRoutes(all []apiRoute) []apiRoute {
-	for _, rt := range all {
-		inPath := strings.Contains(rt.path, "{name}")
-		switch {
-		case rt.need != needRead && rt.need != needSend && rt.need != needKey,
-			rt.topic != topicNone && rt.topic != topicPath && rt.topic != topicBody,
-			inPath != (rt.topic == topicPath), rt.open == nil:
-			panic(fmt.Sprintf("broker: route %s %s does not say what it needs", rt.method, rt.path)) // by our own mistake
-		}
-	}
-	return all
-}
-
-// apiPrefixes are where the REST API is: older clients put /api in front.
-var apiPrefixes = []string{"/v1", "/api/v1"}
-
-// routes builds the mux of everything that the broker serves.
-func (b *Broker) routes() *http.ServeMux {
-	mux := http.NewServeMux()
-	for _, prefix := range apiPrefixes {
-		for i := range apiRoutes {
-			rt := &apiRoutes[i]
-			mux.HandleFunc(rt.method+" "+prefix+rt.path, func(w http.ResponseWriter, r *http.Request) { b.serveAPI(w, r, rt) })
-		}
-		unknown := func(w http.ResponseWriter, r *http.Request) { b.serveAPI(w, r, nil) }
-		mux.HandleFunc(prefix, unknown)
-		mux.HandleFunc(prefix+"/", unknown)
-	}
-	// Pages of any origin may use what changes nothing. What does, they may not, unless the host asked for it.
-	open, shut := true, false
-	for _, rt := range []struct {
-		method, path string
-		cors         bool
-		serve        http.HandlerFunc
-	}{
-		{"GET", "/health", open, b.serveHealth},
-		{"GET", "/health/ready", open, b.serveReady},
-		{"GET", "/metrics", open, b.serveMetrics},
-		{"GET", "/api/public/invite-code/{code}", open, serveInviteCode},
-		{"POST", "/hook/set-status", shut, b.serveHook},
-		{"POST", "/join", b.opts.JoinCORS, b.serveJoin},
-		{"POST", "/invites/{code}/claim", shut, b.serveInviteClaim},
-	} {
-		serve := rt.serve
-		if rt.cors {
-			serve = withCORS(serve)
-		}
-		mux.HandleFunc(rt.method+" "+rt.path, serve)
-		mux.HandleFunc("OPTIONS "+rt.path, func(w http.ResponseWriter, _ *http.Request) {
-			if rt.cors {
-				brokerCORS(w.Header())
-			}
-			w.WriteHeader(http.StatusNoContent)
-		})
-	}
-	mux.HandleFunc("GET /ws", b.serveWS)
-	mux.HandleFunc("/", withCORS(serveNotFound))
-	return mux
-}
-
-// withCORS lets pages of any origin read the answers of a route.
-func withCORS(serve http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		brokerCORS(w.Header())
-		serve(w, r)
-	}
-}
-
-func brokerCORS(h http.Header) {
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Allow-Methods", "POST, GET, OPTIONS")
-	h.Set("Access-Control-Allow-Headers", "Content-Type, X-Mesh-Id, X-Member-Id, X-File-Name, X-Tags, X-Persistent, X-Target-Spec")
-}
-
-// serveNotFound answers what the broker does not have, preflights of pages included.
-func serveNotFound(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodOptions {
-		w.WriteHeader(http.StatusNoContent)
-		return
-	}
-	writeText(w, http.StatusNotFound, "not found")
-}
-
 // serveInviteCode finds no invite: the text of one, which holds the mesh's root key, is not kept.
-func serveInviteCode(w http.ResponseWriter, _ *http.Request) {
+func (b *Broker) serveInviteCode(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, http.StatusNotFound, map[string]bool{"found": false})
 }
@@ -205,24 +62,23 @@ const bodyTime = 30 * time.Second
 // maxDiscard is how much of a body that is too large is read and forgotten before it is refused.
 const maxDiscard = 1 << 20
 
-// readJSON reads a body of at most limit bytes into v, a pointer to a struct, and is as strict as [wire.Decode]. It fails with a
-// [wire.Fault]: codeMediaType, wire.PayloadTooLarge, codeTimeout, or wire.Malformed, whose Field is empty if the body is not JSON.
+// readJSON reads a body of at most limit bytes, which says that it is JSON (takeBody), into v, a pointer to a struct, and is as strict as
+// [wire.Decode]. It fails with a [wire.Fault]: wire.PayloadTooLarge, codeTimeout, or wire.Malformed, whose Field is empty if the body is not JSON.
 func readJSON(w http.ResponseWriter, r *http.Request, limit int, v any) error {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return &wire.Fault{Code: codeMediaType, Text: "unsupported media type"}
-	}
 	tooLarge := &wire.Fault{Code: wire.PayloadTooLarge, Text: "payload too large"}
 	if r.ContentLength > int64(limit)+maxDiscard {
 		return tooLarge
 	}
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTime)) // not supported: then the host's own deadline is all there is
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTime)) // as in ServeHTTP, from when the request was understood
 	body, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
 	over := len(body) > limit
 	if over { // a client that is cut off in mid-body may never see the answer
 		_, _ = io.CopyN(io.Discard, r.Body, maxDiscard)
 	}
-	_ = rc.SetReadDeadline(time.Time{}) // likewise
+	if err == nil && !over { // else what is left of it is to be given up, too
+		_ = rc.SetReadDeadline(time.Time{})
+	}
 	switch {
 	case over:
 		return tooLarge
@@ -311,10 +167,13 @@ const requestTime = 2 * storeTimeout
 // serve takes the checks in the order of docs/rest.md.
 func (c *apiCall) serve(rt *apiRoute) (any, error) {
 	ctx, cancel := context.WithTimeout(c.r.Context(), requestTime)
-	err := c.authenticate(ctx, rt != nil && rt.paced)
+	err := c.authenticate(ctx, rt != nil && rt.pace == memberPace)
 	cancel()
 	if err != nil || rt == nil {
 		return nil, err
+	}
+	if !takeBody(c.r, rt.body) {
+		return nil, &wire.Fault{Code: codeMediaType, Text: "unsupported media type"}
 	}
 	if rt.topic == topicPath {
 		c.ref = c.r.PathValue("name")
@@ -333,7 +192,7 @@ func (c *apiCall) serve(rt *apiRoute) (any, error) {
 			return nil, err
 		}
 	}
-	if rt.issuer && c.by.Member.ID == "" {
+	if rt.issuer == issuerNeeded && c.by.Member.ID == "" {
 		return nil, refuseCode(codeNoIssuer)
 	}
 	return op.run(ctx, c)
@@ -360,7 +219,7 @@ func (c *apiCall) authenticate(ctx context.Context, paced bool) error {
 	b, t := c.b, time.Now()
 	g, err := b.auth.Request(ctx, c.r)
 	if errors.Is(err, wire.Unauthorized) || errors.Is(err, store.ErrNotFound) {
-		addr := ratelimit.AddrKey(remoteAddr(c.r.RemoteAddr))
+		addr := b.opts.addrKey(c.r)
 		if !b.authFails.Take(addr, t) {
 			return tooMany(b.authFails.RetryAfter(addr, t))
 		}

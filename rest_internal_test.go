@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http/httptest"
 	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,46 +14,6 @@ import (
 	"github.com/claudemesh/broker/store/memory"
 	"github.com/claudemesh/broker/wire"
 )
-
-// A route that does not say who may use it must not come to be served.
-func TestRouteWithoutNeedsFailsAtStartUp(t *testing.T) {
-	t.Parallel()
-	good := apiRoute{method: "GET", path: "/topics/{name}/x", need: needRead, topic: topicPath, open: with[getKey]}
-	require.NotPanics(t, func() { checkRoutes([]apiRoute{good}) })
-	for name, spoil := range map[string]func(*apiRoute){
-		"no capability":      func(rt *apiRoute) { rt.need = "" },
-		"unknown capability": func(rt *apiRoute) { rt.need = "write" },
-		"no topic":           func(rt *apiRoute) { rt.topic = "" },
-		"topic not in path":  func(rt *apiRoute) { rt.path = "/x" },
-		"topic not scoped":   func(rt *apiRoute) { rt.topic = topicNone },
-		"no handler":         func(rt *apiRoute) { rt.open = nil },
-	} {
-		bad := good
-		spoil(&bad)
-		require.Panics(t, func() { checkRoutes([]apiRoute{bad}) }, name)
-	}
-}
-
-// docs/rest.md has a row for every route, which says what the table here says.
-func TestRouteTableIsDocumented(t *testing.T) {
-	t.Parallel()
-	page, err := os.ReadFile("docs/rest.md")
-	require.NoError(t, err)
-	row := regexp.MustCompile("(?m)^\\| (GET|POST|PATCH|DELETE) `(/[^`]*)` \\| ([a-z ]+) \\| ([a-z]+) \\| (yes|no) \\|")
-	documented := map[string]string{}
-	for _, m := range row.FindAllStringSubmatch(string(page), -1) {
-		documented[m[1]+" "+m[2]] = strings.Join(m[3:], " ")
-	}
-	built := map[string]string{}
-	for _, rt := range apiRoutes {
-		issuer := "no"
-		if rt.issuer {
-			issuer = "yes"
-		}
-		built[rt.method+" "+rt.path] = strings.Join([]string{string(rt.need), string(rt.topic), issuer}, " ")
-	}
-	require.Equal(t, built, documented)
-}
 
 // docs/rest.md names every code that a refusal can have.
 func TestRefusalCodesAreDocumented(t *testing.T) {

@@ -389,7 +389,7 @@ func TestCrossOriginRules(t *testing.T) {
 			{"OPTIONS", "join", 204, false},
 			{"OPTIONS", "hook/set-status", 204, false},
 			{"OPTIONS", "invites/abc/claim", 204, false},
-			{"POST", "invites/abc/claim", 501, false},
+			{"POST", "invites/abc/claim", 415, false},
 		} {
 			got := d.do(c.method, c.path, nil)
 			require.Equal(t, c.status, got.Status, "%s %s", c.method, c.path)

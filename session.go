@@ -26,8 +26,8 @@ type session struct {
 	b    *Broker
 	conn *websocket.Conn
 	req  *http.Request // of the handshake; for Auth
-	addr netip.Addr
-	id   uint64 // never reused in this process
+	addr netip.Addr    // the client's
+	id   uint64        // never reused in this process
 
 	// Set once by an accepted hello, before anything else knows the session.
 	mesh        *mesh
@@ -84,7 +84,7 @@ type session struct {
 
 // serveWS accepts a WebSocket and serves it until it ends.
 func (b *Broker) serveWS(w http.ResponseWriter, r *http.Request) {
-	addr := remoteAddr(r.RemoteAddr)
+	addr := b.opts.clientAddr(r)
 	if !b.work.enterSession() {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "shutting down", http.StatusServiceUnavailable)
@@ -102,7 +102,9 @@ func (b *Broker) serveWS(w http.ResponseWriter, r *http.Request) {
 
 	// A host's write deadline must not end a long-lived connection; the read deadline is cleared by the hijack's owner, which is us.
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{})  // not supported: the host set none
+	if r.ContentLength == 0 { // else a handshake that fails would wait for the body
+		_ = rc.SetReadDeadline(time.Time{}) // not supported: the host set none
+	}
 	_ = rc.SetWriteDeadline(time.Time{}) // likewise
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{OriginPatterns: b.opts.OriginPatterns})
 	if err != nil {

@@ -265,7 +265,9 @@ func (q *getStream) run(ctx context.Context, c *apiCall) (any, error) {
 		return nil, err
 	}
 
-	_ = rc.SetReadDeadline(time.Time{}) // a host's deadline for requests must not end a stream
+	if c.r.ContentLength == 0 { // else the client owes a body, and its stream ends when the time for that does
+		_ = rc.SetReadDeadline(time.Time{}) // a host's deadline for requests must not end a stream
+	}
 	h := c.w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache")

@@ -178,7 +178,7 @@ func (b *Broker) inferStatus(p *presence, t time.Time) {
 	p.mesh.mu.Lock()
 	s, cwd := p.sess, p.row.Cwd
 	p.mesh.mu.Unlock()
-	if s == nil || !s.addr.IsLoopback() {
+	if s == nil || !fromThisMachine(s.req) {
 		return
 	}
 	if inferred, found := b.infer.Infer(cwd); found {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +47,8 @@ var settings = []setting{
 	{"", "seed", "FILE", "make the meshes and members of this JSON file exist", text(func(c *config) *string { return &c.seed })},
 	{"DATABASE_URL", "database-url", "URL", "where meshes are kept (memory:, the only one that this build has)", setDatabase},
 	{"LOG_LEVEL", "log-level", "LEVEL", "debug, info, warn or error (info)", setLevel},
+	{"BROKER_TRUSTED_PROXIES", "trusted-proxies", "LIST", "proxies in front of this broker, whose X-Forwarded-For is believed: addresses and prefixes, with commas (none)",
+		setProxies},
 	{"GIT_SHA", "git-sha", "SHA", "the commit that /health shows (unknown)", text(func(c *config) *string { return &c.options.GitSHA })},
 
 	{"STATUS_TTL_SECONDS", "status-ttl-seconds", "N", `age at which "working" becomes "idle" (60)`,
@@ -228,6 +231,26 @@ func setListen(c *config, v string) error {
 	}
 	c.host = host
 	return setPort(c, port)
+}
+
+// setProxies reads addresses and prefixes between commas; broker.New checks the prefixes.
+func setProxies(c *config, v string) error {
+	c.options.TrustedProxies = nil
+	for _, entry := range strings.Split(v, ",") {
+		entry = strings.TrimSpace(entry)
+		p, err := netip.ParsePrefix(entry)
+		if a, addrErr := netip.ParseAddr(entry); addrErr == nil {
+			p, err = netip.PrefixFrom(a.WithZone(""), a.BitLen()), nil
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("%q is neither an address nor a prefix such as 10.0.0.0/8", entry)
+		case p.Bits() == 0:
+			return fmt.Errorf("%s would let everybody choose an address; name your proxies", entry)
+		}
+		c.options.TrustedProxies = append(c.options.TrustedProxies, p)
+	}
+	return nil
 }
 
 func setLevel(c *config, v string) error {

@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err != nil {
 		return errors.Join(fmt.Errorf("announce the address: %w", err), shutdown(b, nil))
 	}
-	server := &http.Server{Handler: b, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	server := newServer(b, log)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	select {
@@ -98,6 +98,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return errors.Join(fmt.Errorf("serve: %w", err), shutdown(b, nil))
 	case <-ctx.Done():
 		return shutdown(b, server)
+	}
+}
+
+// newServer serves a broker with the limits that belong to connections, before the broker sees a request: time for the header, size of it, and how
+// long a connection may wait for its next request. The broker sets the other deadlines.
+func newServer(b http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: b, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 

@@ -314,6 +314,8 @@ func TestMistakesNameTheVariable(t *testing.T) {
 		"unknown flag": {args: []string{"-prot", "1"}, code: 2, want: "-prot"},
 		"argument":     {args: []string{"serve"}, code: 2, want: `"serve"`},
 		"listen":       {args: []string{"-listen", "7900"}, code: 2, want: "-listen"},
+		"proxies":      {env: map[string]string{"BROKER_TRUSTED_PROXIES": "10.0.0.1, proxy.example"}, code: 2, want: `BROKER_TRUSTED_PROXIES: "proxy.example" is neither`},
+		"all proxies":  {env: map[string]string{"BROKER_TRUSTED_PROXIES": "0.0.0.0/0"}, code: 2, want: "BROKER_TRUSTED_PROXIES: 0.0.0.0/0 would let everybody"},
 		"seed":         {args: []string{"-seed", "no such file"}, code: 1, want: "-seed"},
 		"invite url":   {args: []string{"-url", "https://x"}, code: 1, want: "BrokerURL"},
 	} {
@@ -332,7 +334,8 @@ func TestMistakesNameTheVariable(t *testing.T) {
 
 func TestFlagWinsOverItsVariable(t *testing.T) {
 	t.Parallel()
-	env := map[string]string{"BROKER_PORT": "1", "STATUS_TTL_SECONDS": "5", "LEASE_GRACE_SECONDS": "-3", "HOOK_TOKEN": "t", "LEASE_ON_CLEAN_CLOSE": "true"}
+	env := map[string]string{"BROKER_PORT": "1", "STATUS_TTL_SECONDS": "5", "LEASE_GRACE_SECONDS": "-3", "HOOK_TOKEN": "t", "LEASE_ON_CLEAN_CLOSE": "true",
+		"BROKER_TRUSTED_PROXIES": "10.0.0.7, 192.0.2.0/24,2001:db8::1"}
 	c, err := parse([]string{"-port", "2", "-status-ttl-seconds=7", "-max-message-bytes", "-1"}, func(k string) string { return env[k] }, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, "2", c.port)
@@ -341,6 +344,7 @@ func TestFlagWinsOverItsVariable(t *testing.T) {
 	require.Equal(t, -1, c.options.MaxMessageBytes)
 	require.Equal(t, "t", c.options.HookToken)
 	require.True(t, c.options.LeaseOnCleanClose)
+	require.Equal(t, "[10.0.0.7/32 192.0.2.0/24 2001:db8::1/128]", fmt.Sprint(c.options.TrustedProxies))
 }
 
 func TestHelpListsEverySetting(t *testing.T) {
