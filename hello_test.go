@@ -394,7 +394,7 @@ func TestHelloAckTellsWhatTheSessionHas(t *testing.T) {
 			"displayName": true, "roleTag": true, "groups": true, "messageMode": true,
 		}}, first.Hello["meshPolicy"])
 		require.Equal(t, []any{1.0, 90_000.0}, []any{first.Hello["protocolVersion"], first.Hello["leaseGraceMs"]})
-		require.Equal(t, []any{"client_ack_batch", "hello2"}, first.Hello["capabilities"])
+		require.Equal(t, []any{"client_ack_batch", "hello2", "receipts"}, first.Hello["capabilities"])
 
 		plain := mesh.Dial("ana", brokertest.With(frame{"displayName": " Ana at home ", "_reqId": "q"}))
 		require.Equal(t, "Ana at home", plain.Hello.Str("memberDisplayName"))

@@ -24,6 +24,7 @@ const (
 const (
 	CapClientAckBatch = "client_ack_batch" // client_ack.brokerMessageIds
 	CapHello2         = "hello2"           // helloSignature2 and sessionSignature are checked
+	// CapReceipts, as the broker's, says that it takes client_ack.receipts and hands them on.
 )
 
 // Group is one group of a session, with the session's role in it.
