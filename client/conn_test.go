@@ -33,7 +33,7 @@ func TestHelloIsSignedTwice(t *testing.T) {
 			Timestamp: ms, Nonce: str(f, "nonce"), Signature: str(f, "helloSignature2"), SessionSignature: str(f, "sessionSignature"),
 		}.Verify(time.Now()))
 		require.Equal(t, testKey(t, "04").Public(), str(f, "sessionPubkey"))
-		require.Equal(t, []any{"client_ack", "topic_events", "no_push"}, f["capabilities"])
+		require.Equal(t, []any{"client_ack", "topic_events", "receipts", "no_push"}, f["capabilities"])
 		require.Equal(t, []any{object{"name": "eng"}}, f["groups"])
 	})
 }
