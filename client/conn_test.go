@@ -169,7 +169,7 @@ func TestUnansweredSendSaysThatItsOutcomeIsUnknown(t *testing.T) {
 	})
 }
 
-func TestAckOfAnotherMessageIsRefused(t *testing.T) {
+func TestH28AckOfAnotherMessageIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newStub(t, func(k *stubConn) {

@@ -75,7 +75,7 @@ func (p *program) await(ctx context.Context, c *client.Client, target string, se
 	defer cancel()
 	var all []client.Outcome
 	for o, err := range c.Track(waiting, sent.MessageID) {
-		if err != nil && waiting.Err() != nil && ctx.Err() == nil && len(all) > 0 {
+		if err != nil && waiting.Err() != nil && ctx.Err() == nil {
 			break // the time is over
 		}
 		if err != nil {
@@ -89,12 +89,19 @@ func (p *program) await(ctx context.Context, c *client.Client, target string, se
 			return err
 		}
 	}
-	for i := range all {
-		if all[i].Final() {
-			continue
-		}
-		if err := p.showOutcome(&all[i]); err != nil {
+	if waiting.Err() != nil {
+		last, err := c.Outcomes(ctx, sent.MessageID)
+		if err != nil {
 			return err
+		}
+		for i := range last {
+			if known := findOutcome(all, &last[i]); known != nil && known.Final() {
+				continue // it was printed
+			}
+			all = keepOutcome(all, last[i])
+			if err := p.showOutcome(&last[i]); err != nil {
+				return err
+			}
 		}
 	}
 	if p.json {
@@ -107,13 +114,20 @@ func (p *program) await(ctx context.Context, c *client.Client, target string, se
 
 // keepOutcome puts an outcome in the place of the former one of that recipient.
 func keepOutcome(all []client.Outcome, o client.Outcome) []client.Outcome {
-	for i := range all {
-		if all[i].MemberID == o.MemberID && all[i].Pubkey == o.Pubkey {
-			all[i] = o
-			return all
-		}
+	if known := findOutcome(all, &o); known != nil {
+		*known = o
+		return all
 	}
 	return append(all, o)
+}
+
+func findOutcome(all []client.Outcome, o *client.Outcome) *client.Outcome {
+	for i := range all {
+		if all[i].MemberID == o.MemberID && all[i].Pubkey == o.Pubkey {
+			return &all[i]
+		}
+	}
+	return nil
 }
 
 // verdict is the error that says how a message fared. Of several recipients the one that fared worst decides.
