@@ -12,6 +12,7 @@ import (
 	"github.com/claudemesh/broker"
 	"github.com/claudemesh/broker/brokertest"
 	"github.com/claudemesh/broker/identity"
+	"github.com/claudemesh/broker/wire"
 )
 
 // signing makes a bare connection say that it knows receipts.
@@ -64,7 +65,7 @@ func TestD37ReceiptIsKeptAndHandedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mesh := brokertest.New(t)
 		session := sessionKey(t)
-		ana, old, quiet := mesh.Dial("ana", signing), mesh.Dial("ana", explicit), mesh.Dial("ana", brokertest.With(frame{"capabilities": []string{"receipts", "no_push"}}))
+		ana := mesh.Dial("ana", signing)
 		bo := mesh.Dial("bo", signing, brokertest.SessionKey(session))
 		attested := identity.NewAttestation(bo.Member.Key, session.Public(), time.Now())
 		for _, tt := range []struct {
@@ -94,8 +95,48 @@ func TestD37ReceiptIsKeptAndHandedOn(t *testing.T) {
 			want["messageId"], want["memberId"] = id, bo.Member.ID
 			require.Equal(t, map[string]any(want), event["eventData"], tt.name)
 		}
+	})
+}
+
+// H27: who has not said that it knows them gets no receipts, and status has the three words that it always had.
+func TestH27OlderClientsMeetNothingNew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mesh := brokertest.New(t, func(o *broker.Options) { o.MaxPendingPerRecipient = 8 })
+		ana, bo := mesh.Dial("ana", signing), mesh.Dial("bo", signing)
+		old, asks := mesh.Dial("ana", explicit), mesh.Dial("ana", brokertest.With(frame{"capabilities": []string{"receipts", "no_push"}}))
+		dnd, away := mesh.Dial("dnd", explicit), mesh.Member("away")
+		dnd.Request(frame{"type": "set_status", "status": "dnd"})
+		words := map[any]any{}
+		note := func(id any) {
+			synctest.Wait()
+			for _, r := range ana.Request(frame{"type": "message_status", "messageId": id})["recipients"].([]any) {
+				r := r.(map[string]any)
+				words[r["state"]] = r["status"]
+			}
+		}
+		id := ana.Say(bo.Member.Pubkey, "now", "x")["messageId"]
+		push := bo.ExpectPush()
+		note(id)
+		bo.Request(frame{"type": "client_ack", "brokerMessageId": id, "receipts": []frame{receiptFor(mesh, bo.Member, push).frame()}})
+		note(id)
+		note(ana.Say(dnd.Member.Pubkey, "next", "x")["messageId"])
+		expires := wire.FormatTime(time.Now().Add(time.Second))
+		brief := ana.Request(frame{"type": "send", "targetSpec": away.Pubkey, "nonce": "", "ciphertext": brokertest.Body("x"), "expiresAt": expires})["messageId"]
+		note(brief)
+		time.Sleep(2 * time.Second)
+		note(brief)
+		for range 2 { // a sender's quarter
+			ana.Say(away.Pubkey, "next", "x")
+		}
+		note(ana.Say("*", "next", "x")["messageId"])
+		require.Equal(t, map[any]any{
+			"queued": "disconnected", "pushed": "held", "held": "held", "acked": "delivered", "expired": "disconnected", "refused": "disconnected",
+		}, words)
+
 		synctest.Wait()
-		for _, c := range []*brokertest.Conn{old, quiet, bo} { // H27
+		require.Equal(t, "receipt", ana.ExpectEvent("receipt").Str("event"))
+		for _, c := range []*brokertest.Conn{old, asks, bo, dnd} {
 			for _, f := range c.Waiting() {
 				require.NotEqual(t, "receipt", f.Str("event"))
 			}

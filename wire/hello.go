@@ -15,7 +15,7 @@ const ProtocolVersion = 1
 // Capabilities that a client names in its hello; unknown ones are ignored.
 const (
 	CapClientAck   = "client_ack"   // acknowledges pushes by client_ack
-	CapReceipts    = "receipts"     // may sign its acknowledgements and wants receipt events
+	CapReceipts    = "receipts"     // may sign its acknowledgements and wants receipt events; a broker that says it takes them
 	CapTopicEvents = "topic_events" // wants topic_joined events
 	CapNoPush      = "no_push"      // only asks: gets no push and no event and counts as offline
 )
@@ -24,7 +24,6 @@ const (
 const (
 	CapClientAckBatch = "client_ack_batch" // client_ack.brokerMessageIds
 	CapHello2         = "hello2"           // helloSignature2 and sessionSignature are checked
-	// CapReceipts, as the broker's, says that it takes client_ack.receipts and hands them on.
 )
 
 // Group is one group of a session, with the session's role in it.
