@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,10 +17,14 @@ func (s *session) clientAck(a wire.ClientAck) {
 	if box == nil {
 		return
 	}
-	if len(a.MessageIDs) == 0 && a.ClientMessageID == "" {
+	if len(a.MessageIDs) == 0 && a.ClientMessageID == "" && len(a.Receipts) == 0 {
 		return // empty or malformed
 	}
 	var ids, others []string
+	var pushed map[string]receiptOf // what the frame acknowledges of what was pushed here, if there are receipts
+	if len(a.Receipts) > 0 {
+		pushed = map[string]receiptOf{}
+	}
 	s.mu.Lock()
 	s.explicit = true
 	if s.confirm != nil {
@@ -33,6 +38,9 @@ func (s *session) clientAck(a wire.ClientAck) {
 		case !mk.acking:
 			mk.acking = true
 			ids = append(ids, id)
+			if pushed != nil {
+				pushed[id] = mk.receipt
+			}
 		}
 	}
 	if len(a.MessageIDs) == 0 && a.ClientMessageID != "" {
@@ -40,9 +48,13 @@ func (s *session) clientAck(a wire.ClientAck) {
 		if id, mk := s.oldestLocked(a.ClientMessageID); mk != nil {
 			mk.acking = true
 			ids = append(ids, id)
+			if pushed != nil {
+				pushed[id] = mk.receipt
+			}
 		}
 	}
 	s.mu.Unlock()
+	receipts, senders := s.checkReceipts(a.Receipts, pushed)
 
 	ack := store.Ack{MeshID: s.mesh.id, MemberID: s.member.ID, SessionPubkey: s.sessionKey, By: store.ByClient, At: now()}
 	box.mu.Lock()
@@ -56,17 +68,18 @@ func (s *session) clientAck(a wire.ClientAck) {
 		}
 	}
 	box.mu.Unlock()
-	if len(ids) > 0 {
-		ack.MessageIDs = ids
-		s.mesh.acks.add(s, ack)
-	}
-	if len(unseen) > 0 {
+	var acks []store.Ack
+	if len(unseen) > 0 && start > 0 {
 		// Never written since the member's mailbox was opened, so only what an earlier connection may have been sent counts.
-		ack.MessageIDs, ack.UpTo = unseen, start
-		if start > 0 {
-			s.mesh.acks.add(s, ack)
-		}
+		earlier := ack
+		earlier.MessageIDs, earlier.UpTo = unseen, start
+		acks = append(acks, earlier)
 	}
+	if len(ids) > 0 || len(receipts) > 0 {
+		ack.MessageIDs, ack.Receipts = ids, receipts // last: a receipt may be for any message of the frame, or for one acknowledged before
+		acks = append(acks, ack)
+	}
+	s.mesh.acks.add(s, senders, acks...)
 }
 
 func (s *session) oldestLocked(clientID string) (string, *mark) {
@@ -138,7 +151,7 @@ func (s *session) confirmed(upTo uint64) {
 	}
 	s.mu.Unlock()
 	if len(ack.MessageIDs) > 0 {
-		s.mesh.acks.add(s, ack)
+		s.mesh.acks.add(s, nil, ack)
 	}
 }
 
@@ -166,22 +179,33 @@ const maxAcking = 64
 // ackQueue brings the acknowledgements of a mesh to the store, many in one operation.
 type ackQueue struct {
 	mu      sync.Mutex
-	waiting []store.Ack // guarded by mu; at most maxAcking of each session
-	from    []*session  // whose they are; guarded by mu
-	running bool        // guarded by mu
+	waiting []store.Ack       // guarded by mu; at most maxAcking of each session
+	from    []*session        // whose they are; guarded by mu
+	senders map[string]string // of the messages with receipts among them; guarded by mu
+	running bool              // guarded by mu
 }
 
-func (q *ackQueue) add(s *session, a store.Ack) {
+// add queues the acknowledgements of one frame, which are stored in one transaction. senders names who sent the messages that have receipts.
+func (q *ackQueue) add(s *session, senders map[string]string, acks ...store.Ack) {
+	if len(acks) == 0 {
+		return
+	}
 	m := s.mesh
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.running && !m.b.work.fork() {
 		return // shut down: the rows stay pending and are delivered again
 	}
-	q.waiting = append(q.waiting, a)
-	q.from = append(q.from, s)
+	for _, a := range acks {
+		q.waiting = append(q.waiting, a)
+		q.from = append(q.from, s)
+	}
+	if q.senders == nil && len(senders) > 0 {
+		q.senders = map[string]string{}
+	}
+	maps.Copy(q.senders, senders)
 	s.mu.Lock()
-	s.acking++
+	s.acking += len(acks)
 	s.mu.Unlock()
 	if q.running {
 		return
@@ -200,8 +224,8 @@ func (q *ackQueue) run(m *mesh) {
 	wait, last := 100*time.Millisecond, false
 	for {
 		q.mu.Lock()
-		batch, from := q.waiting, q.from
-		q.waiting, q.from = nil, nil
+		batch, from, senders := q.waiting, q.from, q.senders
+		q.waiting, q.from, q.senders = nil, nil, nil
 		if len(batch) == 0 {
 			q.running = false
 			q.mu.Unlock()
@@ -215,6 +239,7 @@ func (q *ackQueue) run(m *mesh) {
 			if err == nil {
 				m.b.metrics.acked.Add(uint64(len(changed.Done)))
 				m.finish(batch, changed.Done)
+				m.announceReceipts(changed.Receipts, senders)
 				tried(from)
 				wait = 100 * time.Millisecond
 				break
@@ -236,7 +261,7 @@ func (q *ackQueue) run(m *mesh) {
 func (q *ackQueue) giveUp() {
 	q.mu.Lock()
 	from := q.from
-	q.waiting, q.from, q.running = nil, nil, false
+	q.waiting, q.from, q.senders, q.running = nil, nil, nil, false
 	q.mu.Unlock()
 	tried(from)
 }

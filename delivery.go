@@ -47,6 +47,7 @@ type mark struct {
 	confirmed bool   // a pong came back, but an explicit connection of the member has the say
 	route     route
 	acking    bool // the acknowledgement is on its way to the store
+	receipt   receiptOf
 }
 
 // route is what decides which of a member's connections may have a message.
@@ -180,7 +181,7 @@ func (s *session) push(ctx context.Context, out []outgoing) error {
 		s.writes++
 		mk := s.marks[o.msg.ID]
 		if mk == nil {
-			mk = &mark{seq: o.msg.Seq, lane: o.lane, clientID: o.msg.ClientMessageID, route: routeOf(o.msg, o.session)}
+			mk = &mark{seq: o.msg.Seq, lane: o.lane, clientID: o.msg.ClientMessageID, route: routeOf(o.msg, o.session), receipt: subjectOf(o.msg)}
 			s.marks[o.msg.ID] = mk
 		}
 		mk.sentAt, mk.write = t, s.writes
@@ -210,6 +211,8 @@ func encodePush(m *store.Message, redelivered bool) []byte {
 	}
 	if p.SenderPubkey == "" {
 		p.SenderPubkey = m.SenderPubkey
+	} else {
+		p.Attestation = m.SenderAttestation
 	}
 	switch t := wire.ParseTarget(m.TargetSpec); {
 	case m.TopicID != "":

@@ -39,6 +39,7 @@ type eventKey struct {
 	subject  string // what it is about; empty: keep all
 	presence bool   // a session came or went: never a reason to close a slow connection
 	leave    bool
+	kept     bool // can be asked for later, so a connection that does not keep up goes without it
 }
 
 func (m *mesh) announceJoin(p *presence, restored *store.PeerState) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -185,6 +184,14 @@ func (s *session) hello(ctx context.Context, head wire.Head, frame []byte) (*ref
 	if key != "" && !wire.IsLowerKey(key) {
 		return refused(wire.BadSessionPubkey, "sessionPubkey must be 64 lowercase hex chars"), nil
 	}
+	if key != "" && identity.CheckPublic(key) != nil {
+		return refused(wire.BadSessionPubkey, badSessionPoint), nil
+	}
+	if h.Attestation != nil {
+		if ref, err := s.helloAttestation(ctx, &h, key); ref != nil || err != nil {
+			return ref, err
+		}
+	}
 	if err := (identity.Hello{
 		MeshID: h.MeshID, MemberID: h.MemberID, Pubkey: h.Pubkey, Timestamp: float64(h.Timestamp), Signature: h.Signature,
 	}).Verify(time.Now()); err != nil {
@@ -192,7 +199,7 @@ func (s *session) hello(ctx context.Context, head wire.Head, frame []byte) (*ref
 	}
 	p := proven{
 		meshID: h.MeshID, memberKey: h.MemberKey(), sessionKey: key, common: &h.HelloCommon, role: wire.RoleControlPlane,
-		signed: identity.HelloText(h.MeshID, h.MemberID, h.Pubkey, float64(h.Timestamp)),
+		signed: identity.HelloText(h.MeshID, h.MemberID, h.Pubkey, float64(h.Timestamp)), attestation: h.Attestation,
 	}
 	if ref := p.checkBinding(h.MemberID, h.Pubkey); ref != nil {
 		return ref, nil
@@ -212,11 +219,14 @@ func (s *session) sessionHello(ctx context.Context, head wire.Head, frame []byte
 	if !wire.IsLowerKey(h.SessionPubkey) {
 		return refused(wire.BadSessionPubkey, "sessionPubkey must be 64 lowercase hex chars"), nil
 	}
+	if identity.CheckPublic(h.SessionPubkey) != nil {
+		return refused(wire.BadSessionPubkey, badSessionPoint), nil
+	}
 	if !wire.IsLowerKey(h.ParentMemberPubkey) {
 		return refused(wire.BadParentPubkey, "parentMemberPubkey must be 64 lowercase hex chars"), nil
 	}
 	a := h.ParentAttestation
-	if a == nil || a.SessionPubkey != h.SessionPubkey || a.ParentMemberPubkey != h.ParentMemberPubkey {
+	if !attests(a, h.ParentMemberPubkey, h.SessionPubkey) {
 		return refused(wire.AttestationMismatch, "parentAttestation does not bind the claimed session+parent pubkeys"), nil
 	}
 	// Two signature checks are more than a stranger may ask of us: the member must exist first.
@@ -225,13 +235,7 @@ func (s *session) sessionHello(ctx context.Context, head wire.Head, frame []byte
 	} else if !known {
 		return refused(wire.Unauthorized, "parent pubkey not found in mesh"), nil
 	}
-	expires := math.NaN() // is refused as malformed
-	if a.ExpiresAt != nil {
-		expires = float64(*a.ExpiresAt)
-	}
-	if err := (identity.Attestation{
-		ParentPubkey: a.ParentMemberPubkey, SessionPubkey: a.SessionPubkey, ExpiresAt: expires, Signature: a.Signature,
-	}).Verify(time.Now()); err != nil {
+	if err := signedAttestation(a).Verify(time.Now()); err != nil {
 		return signatureRefusal("attestation rejected: ", "attestation_", err), nil
 	}
 	if err := (identity.SessionHello{
@@ -344,7 +348,7 @@ func (s *session) admit(ctx context.Context, head wire.Head, p proven) (*refusal
 	s.noPush = c.Has(wire.CapNoPush)
 	s.topicEvents = c.Has(wire.CapTopicEvents)
 	s.receipts = c.Has(wire.CapReceipts)
-	s.attestation = p.attestation
+	s.attestation.Store(p.attestation)
 	s.explicit = p.session || c.Channel == "claudemesh-daemon" || c.Has(wire.CapClientAck) || c.Has(wire.CapReceipts)
 	err = meshState.enter(ctx, e, func(in entered) {
 		s.mesh.mu.Lock()
@@ -473,7 +477,7 @@ func (s *session) greet(head wire.Head, p proven, in entered) {
 		MemberID:          s.member.ID,
 		ProtocolVersion:   protocolVersion(p.common.ProtocolVersion),
 		LeaseGraceMS:      max(s.b.opts.LeaseGrace, 0).Milliseconds(),
-		Capabilities:      []string{wire.CapClientAckBatch, wire.CapHello2},
+		Capabilities:      []string{wire.CapClientAckBatch, wire.CapHello2, wire.CapReceipts},
 	}
 	s.mesh.mu.Unlock()
 	if !in.reattach || !p.session {

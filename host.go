@@ -375,7 +375,7 @@ func (b *Broker) Online(meshID, memberID string) bool {
 		return false
 	}
 	defer m.release()
-	return m.mail.online(store.Recipient{MemberID: memberID}, "")
+	return m.mail.online(store.Recipient{MemberID: memberID}, "", memberID)
 }
 
 // Session is one session of a member, as this broker sees it at the moment.

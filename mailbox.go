@@ -138,8 +138,9 @@ func (r *mailroom) publish(letters []*letter, to [][]store.Recipient) {
 	r.recent = slices.Delete(r.recent, 0, drop)
 }
 
-// online reports whether a recipient has a connection here that may get mail, other than except.
-func (r *mailroom) online(rc store.Recipient, except string) bool {
+// online reports whether a recipient has a connection here that may get mail, other than except, as far as the asking member may know: a hidden
+// session counts only for its own member.
+func (r *mailroom) online(rc store.Recipient, except, asker string) bool {
 	r.mu.Lock()
 	box := r.boxes[rc.MemberID]
 	r.mu.Unlock()
@@ -149,7 +150,7 @@ func (r *mailroom) online(rc store.Recipient, except string) bool {
 	box.mu.Lock()
 	defer box.mu.Unlock()
 	for _, s := range box.sessions {
-		if s.presenceID != except && (rc.SessionPubkey == "" || rc.SessionPubkey == s.sessionKey) {
+		if s.presenceID != except && (rc.SessionPubkey == "" || rc.SessionPubkey == s.sessionKey) && s.shownTo(asker) {
 			return true
 		}
 	}

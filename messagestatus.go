@@ -14,8 +14,8 @@ import (
 
 var _ = op(wire.TypeMessageStatus, (*Broker).messageStatus)
 
-// messageStatus tells the sender everything, an addressed member its own part, an admin everything, and everybody else that there is
-// no such message.
+// messageStatus tells the sender everything, and an addressed member or an admin the message's fate and their own part of it. For everybody else there
+// is no such message.
 func (b *Broker) messageStatus(ctx context.Context, by Caller, f wire.MessageStatus) (wire.Message, error) {
 	notFound := &wire.Fault{Code: wire.NotFound, Text: "no such message"}
 	msg, err := b.store.Message(ctx, by.MeshID, f.MessageID)
@@ -31,17 +31,15 @@ func (b *Broker) messageStatus(ctx context.Context, by Caller, f wire.MessageSta
 	if err != nil {
 		return nil, fmt.Errorf("deliveries: %w", err)
 	}
-	all := msg.SenderMemberID == by.Member.ID
-	if !all {
-		if all, err = b.isAdmin(ctx, by); err != nil {
-			return nil, err
-		}
-	}
 	refused := msg.Refused
-	if !all {
-		rows = slices.DeleteFunc(rows, func(d store.Delivery) bool { return d.MemberID != by.Member.ID })
-		refused = slices.DeleteFunc(slices.Clone(refused), func(r store.Refusal) bool { return r.MemberID != by.Member.ID })
-		if len(rows) == 0 && len(refused) == 0 {
+	ownRows := slices.DeleteFunc(slices.Clone(rows), func(d store.Delivery) bool { return d.MemberID != by.Member.ID })
+	ownRefused := slices.DeleteFunc(slices.Clone(refused), func(r store.Refusal) bool { return r.MemberID != by.Member.ID })
+	if msg.SenderMemberID == by.Member.ID {
+		ownRows, ownRefused = rows, refused
+	} else if admin, err := b.isAdmin(ctx, by); err != nil {
+		return nil, err
+	} else if !admin {
+		if rows, refused = ownRows, ownRefused; len(rows) == 0 && len(refused) == 0 {
 			return nil, notFound
 		}
 	}
@@ -52,18 +50,20 @@ func (b *Broker) messageStatus(ctx context.Context, by Caller, f wire.MessageSta
 	}
 	var last time.Time
 	for _, d := range rows {
-		r, err := m.recipientStatus(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		out.Recipients = append(out.Recipients, r)
 		if d.State == store.Done {
 			last = maxTime(last, d.DoneAt)
 		} else {
 			out.Delivered = false
 		}
 	}
-	for _, r := range refused {
+	for _, d := range ownRows {
+		r, err := m.recipientStatus(ctx, by, &msg, d)
+		if err != nil {
+			return nil, err
+		}
+		out.Recipients = append(out.Recipients, r)
+	}
+	for _, r := range ownRefused {
 		st, err := m.recipientName(ctx, r.Recipient)
 		if err != nil {
 			return nil, err
@@ -89,11 +89,12 @@ func (m *mesh) recipientName(ctx context.Context, rc store.Recipient) (wire.Reci
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return wire.RecipientStatus{}, fmt.Errorf("recipient: %w", err)
 	}
-	return wire.RecipientStatus{Name: member.Name, Pubkey: cmp.Or(rc.SessionPubkey, member.Pubkey)}, nil
+	return wire.RecipientStatus{Name: member.Name, Pubkey: cmp.Or(rc.SessionPubkey, member.Pubkey), MemberID: rc.MemberID}, nil
 }
 
-// recipientStatus says what became of one delivery, and why it waits.
-func (m *mesh) recipientStatus(ctx context.Context, d store.Delivery) (wire.RecipientStatus, error) {
+// recipientStatus says what became of one delivery, and why it waits, as far as the asking member may know: of mail that waits for a hidden session
+// it learns what it would if nobody were there.
+func (m *mesh) recipientStatus(ctx context.Context, by Caller, msg *store.Message, d store.Delivery) (wire.RecipientStatus, error) {
 	r, err := m.recipientName(ctx, d.Recipient)
 	if err != nil {
 		return r, err
@@ -105,7 +106,7 @@ func (m *mesh) recipientStatus(ctx context.Context, d store.Delivery) (wire.Reci
 	switch d.State {
 	case store.Done:
 		r.Status, r.State, r.By, since = wire.StatusDelivered, wire.StateAcked, string(d.DoneBy), d.DoneAt
-		r.AckedBy = r.By
+		r.AckedBy, r.Receipt = r.By, storedReceipt(d.Receipt)
 	case store.Expired:
 		r.Status, r.State, r.Reason, since = wire.StatusDisconnected, wire.StateExpired, d.ExpiredReason, d.DoneAt
 	default:
@@ -113,7 +114,12 @@ func (m *mesh) recipientStatus(ctx context.Context, d store.Delivery) (wire.Reci
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, p := range m.presences {
-			if p.member.ID != d.MemberID || d.SessionPubkey != "" && p.row.SessionPubkey != d.SessionPubkey {
+			switch {
+			case p.member.ID != d.MemberID, d.SessionPubkey != "" && p.row.SessionPubkey != d.SessionPubkey:
+				continue
+			case p.quiet, p.row.ID == msg.SenderPresenceID: // they never get it
+				continue
+			case !p.shownToLocked(by.Member.ID):
 				continue
 			}
 			state, reason, at := p.holdsLocked(d)
@@ -137,7 +143,7 @@ func better(x, than string) bool {
 func (p *presence) holdsLocked(d store.Delivery) (state, reason string, since time.Time) {
 	s := p.sess
 	if s == nil {
-		return wire.StateHeld, wire.ReasonGrace, p.row.LeaseUntil.Add(-max(p.mesh.b.opts.LeaseGrace, 0))
+		return wire.StateHeld, wire.ReasonGrace, maxTime(p.row.LeaseUntil.Add(-max(p.mesh.b.opts.LeaseGrace, 0)), d.CreatedAt)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,7 +26,15 @@ func TestMessageStatusIsForThoseConcerned(t *testing.T) {
 			return c.Request(frame{"type": "message_status", "messageId": id})
 		}
 		rows := func(c *brokertest.Conn) int { return len(ask(c, id)["recipients"].([]any)) }
-		require.Equal(t, []int{2, 2, 1, 1}, []int{rows(ana), rows(admin), rows(bo), rows(cy)}, "all of it for sender and admin, its own row for a recipient")
+		require.Equal(t, []int{2, 0, 1, 1}, []int{rows(ana), rows(admin), rows(bo), rows(cy)}, "all of it for the sender, their own rows for others")
+		ackAll(bo, []frame{bo.ExpectPush()})
+		synctest.Wait()
+		require.Equal(t, []any{false, false, true}, []any{ask(ana, id)["delivered"], ask(admin, id)["delivered"], ask(bo, id)["delivered"]})
+		ackAll(cy, []frame{cy.ExpectPush()})
+		synctest.Wait()
+		whole := ask(admin, id)
+		require.Equal(t, true, whole["delivered"], "an admin learns the message's fate")
+		require.NotEmpty(t, whole["deliveredAt"])
 		require.Equal(t, "not_found", ask(eve, id)["code"])
 		require.Equal(t, "not_found", ask(eve, "12345678")["code"], "in the same words as for a message that does not exist")
 		require.Equal(t, id[:8], ask(ana, id[:8])["messageId"], "the start of an id will do")

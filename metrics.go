@@ -20,6 +20,15 @@ const (
 	rejectQueueFull   rejectReason = "queue_full"
 )
 
+// receiptResult labels what became of a receipt that came with a client_ack.
+type receiptResult string
+
+const (
+	receiptStored  receiptResult = "stored"
+	receiptRefused receiptResult = "refused" // it did not hold, or the message could not be looked up
+	receiptSkipped receiptResult = "skipped" // over the connection's budget
+)
+
 // metrics are the broker's counters. Labels come from constants of ours, never from a peer.
 type metrics struct {
 	registry promtext.Registry
@@ -40,6 +49,7 @@ type metrics struct {
 	expired             *promtext.Counter
 	refused             *promtext.Counter
 	badFrames           *promtext.Counter
+	receipts            *promtext.CounterVec[receiptResult]
 }
 
 func newMetrics() *metrics {
@@ -62,6 +72,7 @@ func newMetrics() *metrics {
 	m.expired = r.NewCounter("broker_deliveries_expired_total", "Deliveries that expired")
 	m.refused = r.NewCounter("broker_deliveries_refused_total", "Deliveries refused by a full mailbox")
 	m.badFrames = r.NewCounter("broker_bad_frames_total", "Frames that were not understood")
+	m.receipts = promtext.NewCounterVec[receiptResult](r, "broker_receipts_total", "Signed receipts, by what became of them", "result")
 	m.dbHealthy.Set(1)
 	return m
 }

@@ -12,6 +12,16 @@ var (
 	_ = op(wire.TypeMeshInfo, (*Broker).meshInfo)
 )
 
+// shownToLocked reports whether a member may know that this session is there: a hidden one is offline for everybody but its own member. Lists, counts
+// and states all ask here or in [session.shownTo].
+func (p *presence) shownToLocked(member string) bool { return p.row.Visible || p.member.ID == member }
+
+// shownTo is shownToLocked without mesh.mu.
+func (s *session) shownTo(member string) bool {
+	v := s.view.Load()
+	return v != nil && v.visible || s.member.ID == member
+}
+
 // listPeers lists the sessions of the mesh. Hidden ones are there only for their own member.
 func (b *Broker) listPeers(_ context.Context, by Caller, _ wire.ListPeers) (wire.Message, error) {
 	m := by.session.mesh
@@ -19,7 +29,7 @@ func (b *Broker) listPeers(_ context.Context, by Caller, _ wire.ListPeers) (wire
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.presencesLocked() {
-		if p.row.Visible || p.member.ID == by.Member.ID {
+		if p.shownToLocked(by.Member.ID) {
 			list.Peers = append(list.Peers, p.peerLocked())
 		}
 	}
@@ -32,7 +42,7 @@ func (p *presence) peerLocked() wire.Peer {
 		Pubkey: p.keyLocked(), MemberPubkey: p.member.Pubkey, MemberID: p.member.ID, DisplayName: p.nameLocked(),
 		Status: row.Status, Summary: row.Summary, Groups: slices.Clone(row.Groups), SessionID: row.SessionID,
 		ConnectedAt: wire.FormatTime(row.ConnectedAt), Cwd: row.Cwd, PeerRole: row.PeerRole, Visible: row.Visible,
-		Hostname: row.Hostname, PeerType: row.PeerType, Channel: row.Channel, Model: row.Model, Stats: row.Stats,
+		Hostname: row.Hostname, PeerType: row.PeerType, Channel: row.Channel, Model: row.Model, Stats: row.Stats, Attestation: row.Attestation,
 	}
 	if peer.Groups == nil {
 		peer.Groups = []wire.Group{}
@@ -58,7 +68,7 @@ func (b *Broker) meshInfo(_ context.Context, by Caller, _ wire.MeshInfo) (wire.M
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.presences {
-		if !p.row.Visible && p.member.ID != by.Member.ID {
+		if !p.shownToLocked(by.Member.ID) {
 			continue
 		}
 		info.Peers++

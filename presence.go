@@ -180,7 +180,7 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 	row.SessionID, row.Cwd, row.PID = e.row.SessionID, e.row.Cwd, e.row.PID
 	row.DisplayName = cmp.Or(m.allowedName(e), row.DisplayName)
 	row.Hostname, row.PeerType, row.Channel, row.Model = e.row.Hostname, e.row.PeerType, e.row.Channel, e.row.Model
-	row.PeerRole = e.row.PeerRole
+	row.PeerRole, row.Attestation = e.row.PeerRole, e.row.Attestation
 	row.LeaseUntil, row.LastPingAt, row.BrokerID = time.Time{}, t, m.b.id
 	epoch, err := m.b.store.OpenPresence(ctx, row)
 	if err != nil {
@@ -198,6 +198,7 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 	live.SessionID, live.Cwd, live.PID, live.DisplayName = row.SessionID, row.Cwd, row.PID, row.DisplayName
 	live.Hostname, live.PeerType, live.Channel, live.Model, live.PeerRole = row.Hostname, row.PeerType, row.Channel, row.Model, row.PeerRole
 	live.LeaseUntil, live.LastPingAt, live.BrokerID, live.Epoch = time.Time{}, t, m.b.id, epoch
+	live.Attestation = row.Attestation
 	if p.lease != nil {
 		p.lease.Stop()
 		p.lease = nil

@@ -27,7 +27,7 @@ func (b *Broker) here(meshID string) (shown map[string]hereNow, present map[stri
 	defer m.mu.Unlock()
 	for _, p := range m.presencesLocked() { // online before grace, so of two of the same moment the first
 		present[p.member.ID] = true
-		if old, twice := shown[p.member.ID]; !p.row.Visible || twice && !p.row.ConnectedAt.After(old.at) {
+		if old, twice := shown[p.member.ID]; !p.shownToLocked(nobody) || twice && !p.row.ConnectedAt.After(old.at) {
 			continue
 		}
 		shown[p.member.ID] = hereNow{
@@ -37,6 +37,9 @@ func (b *Broker) here(meshID string) (shown map[string]hereNow, present map[stri
 	}
 	return shown, present
 }
+
+// nobody is no member: what it may see, everybody may.
+const nobody = ""
 
 // hereNow is what rosters tell of a presence.
 type hereNow struct {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/claudemesh/broker/identity"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/topickey"
 	"github.com/claudemesh/broker/wire"
@@ -146,7 +147,7 @@ func (m *mesh) duplicate(ctx context.Context, sent store.Message) sendResult {
 	}
 	for _, d := range rows {
 		r.recipients.Total++
-		if m.mail.online(d.Recipient, sent.SenderPresenceID) {
+		if m.mail.online(d.Recipient, sent.SenderPresenceID, sent.SenderMemberID) {
 			r.recipients.Online++
 		}
 	}
@@ -279,7 +280,7 @@ func (m *mesh) publish(ctx context.Context, jobs []int, stored []store.Enqueued,
 			r.message, r.notified = msg, e.Notified
 			r.recipients.Total, r.recipients.Refused = len(e.Recipients), len(msg.Refused)
 			for _, rc := range e.Recipients {
-				if m.mail.online(rc, msg.SenderPresenceID) {
+				if m.mail.online(rc, msg.SenderPresenceID, msg.SenderMemberID) {
 					r.recipients.Online++
 				}
 			}
@@ -305,9 +306,10 @@ func (m *mesh) message(j *sendJob) store.Message {
 		SenderPresenceID: j.by.PresenceID, SenderName: j.by.Name, TargetSpec: f.TargetSpec, Priority: f.Priority,
 		Nonce: f.Nonce, Ciphertext: f.Ciphertext, ReplyToID: f.ReplyToID,
 		ContentHash: store.ContentHash(f.TargetSpec, f.Priority, f.Nonce, f.Ciphertext),
+		BodyHash:    identity.ReceiptBodyHash(f.Nonce, f.Ciphertext),
 	}
 	if j.by.session != nil {
-		msg.SenderAttestation = j.by.session.attestation
+		msg.SenderAttestation = j.by.session.attestation.Load()
 	}
 	if f.ClientMessageID != nil {
 		msg.ClientMessageID = *f.ClientMessageID

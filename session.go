@@ -36,8 +36,7 @@ type session struct {
 	sessionKey  string
 	noPush      bool
 	topicEvents bool
-	receipts    bool              // wants receipt events
-	attestation *wire.Attestation // the member's word for sessionKey; nil: none was given
+	receipts    bool // wants receipt events
 	log         *slog.Logger
 
 	place *presence               // guarded by mesh.mu
@@ -46,10 +45,14 @@ type session struct {
 	// status is the presence's, as a string; written under mesh.mu.
 	status atomic.Value
 	alive  atomic.Int64 // ms since the epoch of the last sign of life
+	// attestation is the member's word for sessionKey; nil: none was given.
+	attestation atomic.Pointer[wire.Attestation]
 
 	control ratelimit.Bucket // owned by the reader
 	silent  ratelimit.Bucket // owned by the reader
 	buf     []byte           // owned by the reader
+
+	receiptBudget ratelimit.Bucket // owned by the reader
 
 	writer sync.WaitGroup
 
@@ -117,6 +120,8 @@ func (b *Broker) serveWS(w http.ResponseWriter, r *http.Request) {
 		marks:   map[string]*mark{},
 		control: ratelimit.NewBucket(float64(b.opts.ControlRateBurst), float64(b.opts.ControlRatePerMin)),
 		silent:  ratelimit.NewBucket(float64(b.opts.ControlRateBurst), float64(b.opts.ControlRatePerMin)),
+
+		receiptBudget: ratelimit.NewBucket(receiptBurst, receiptsPerMin),
 	}
 	s.roomy.L = &s.mu
 	s.status.Store(string(wire.StatusIdle))

@@ -85,6 +85,9 @@ func (s *session) event(key eventKey, frame []byte) {
 		return
 	}
 	if !key.presence && (s.unwritten+len(frame) > maxUnwritten || len(s.events) >= maxUnwrittenN) {
+		if key.kept {
+			return
+		}
 		s.closeLocked(wire.CloseTryLater, wire.ReasonSlow)
 		return
 	}

@@ -31,8 +31,8 @@ type Options struct {
 	SessionKey identity.KeyPair
 	// NoSessionKey presents no session key: the connection is known by the member key alone.
 	NoSessionKey bool
-	// SessionHello signs in as a session that the member key attests, instead of as the member itself. The attestation is made
-	// anew for each connection and is valid for 12 hours.
+	// SessionHello signs in as a session that the member key attests, instead of as the member itself. With either hello the attestation
+	// of the session's key is valid for 12 hours, made anew for each connection, and renewed in time.
 	SessionHello bool
 
 	// DisplayName is shown instead of the member's own name, at most 128 characters.
@@ -51,6 +51,9 @@ type Options struct {
 	NoPush bool
 	// ManualAck leaves acknowledging to Ack. Default: Receive acknowledges what it hands over.
 	ManualAck bool
+	// NoReceipts acknowledges without signing. Default: each acknowledgement carries a receipt, by which the message's sender can prove
+	// that this member has it; to anybody who knows the message, and for good.
+	NoReceipts bool
 
 	// HTTPClient carries the socket (but in a browser) and the REST requests. Its Transport may dial anything, an in-memory network
 	// too; its idle connections are its owner's to close. Its Timeout is not used. Default: one of the client's own.
@@ -148,9 +151,11 @@ type Client struct {
 	out   *outbox
 	rest  *restDoor
 	inbox inbox
-	sent  sentIDs
+	sent  sends
 	dir   directory
 	keys  keyring
+
+	bodies bodies
 
 	ownTransport *http.Transport // nil when the caller brought an HTTP client
 	life         context.Context // ends with finish
@@ -184,7 +189,8 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 		c.o.HTTPClient = &http.Client{Transport: c.ownTransport}
 	}
 	c.inbox.init()
-	c.sent.ids = newRecent[string](rememberedSends)
+	c.sent.init()
+	c.bodies.seen = newRecent[body](rememberedIDs)
 	c.keys.init()
 	c.rest = newRESTDoor(c)
 	c.life, c.end = context.WithCancel(context.Background())

@@ -37,6 +37,7 @@ type conn struct {
 	ws    *websocket.Conn
 	ack   wire.HelloAck
 	batch bool // the broker takes several ids in one client_ack
+	signs bool // the broker takes receipts in client_ack
 	since time.Time
 
 	heard   atomic.Int64 // when the last frame or ping came, Unix ms
@@ -104,9 +105,12 @@ func (c *Client) ending() bool {
 // serve runs one connection that is attached and returns when it is gone, with the reason.
 func (c *Client) serve(k *conn) error {
 	var helpers sync.WaitGroup
+	ctx, end := context.WithCancel(c.life)
 	helpers.Go(func() { c.writeLoop(k) })
 	helpers.Go(func() { c.watch(k) })
+	helpers.Go(func() { c.keepAttested(ctx) })
 	err := c.readLoop(k)
+	end()
 	close(k.gone)
 	k.kill(err)
 	helpers.Wait()
@@ -144,7 +148,7 @@ func (c *Client) writeLoop(k *conn) {
 	idle := time.NewTimer(time.Hour)
 	defer idle.Stop()
 	for {
-		frame, wait := c.out.next(k.batch)
+		frame, wait := c.out.next(k.batch, k.signs)
 		if frame == nil {
 			idle.Reset(time.Hour)
 			if wait > 0 {
@@ -284,6 +288,9 @@ func (c *Client) takeReply(id, typ string, frame []byte) {
 		return
 	}
 	c.out.accept(r)
+	if r.typ == wire.TypeSend {
+		c.sent.stored(id, frame)
+	}
 	r.done <- reply{typ: typ, frame: frame}
 }
 

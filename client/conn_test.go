@@ -33,7 +33,7 @@ func TestHelloIsSignedTwice(t *testing.T) {
 			Timestamp: ms, Nonce: str(f, "nonce"), Signature: str(f, "helloSignature2"), SessionSignature: str(f, "sessionSignature"),
 		}.Verify(time.Now()))
 		require.Equal(t, testKey(t, "04").Public(), str(f, "sessionPubkey"))
-		require.Equal(t, []any{"client_ack", "topic_events", "no_push"}, f["capabilities"])
+		require.Equal(t, []any{"client_ack", "topic_events", "receipts", "no_push"}, f["capabilities"])
 		require.Equal(t, []any{object{"name": "eng"}}, f["groups"])
 	})
 }
@@ -169,7 +169,7 @@ func TestUnansweredSendSaysThatItsOutcomeIsUnknown(t *testing.T) {
 	})
 }
 
-func TestAckOfAnotherMessageIsRefused(t *testing.T) {
+func TestH28AckOfAnotherMessageIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newStub(t, func(k *stubConn) {

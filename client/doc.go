@@ -27,6 +27,12 @@
 // and goes; it is lossy by design. A program that receives nothing should say so with Options.NoPush: otherwise it counts as
 // online and its member's mail waits in it.
 //
+// # What became of a message
+//
+// Whoever receives signs that it has the message, unless Options.NoReceipts is set. [Client.Track] and [Client.Wait] tell what became of a message
+// with each recipient: OutcomeAcked where such a receipt holds, checked against the bytes that this process sent and the key that it
+// trusts, and OutcomeUnsigned where only the broker says so. Receipts that do not hold count as none, and are reported.
+//
 // # What is secret
 //
 // Direct messages are sealed for the recipient's member key, topic messages with the topic's key. Messages to "*" and "@group"
@@ -36,7 +42,8 @@
 // A broker tells the client who is who, so the client remembers ([Pins]): the first key that it sees of a member, which member a
 // name meant when it was first written to, and which topics are encrypted. Whatever contradicts that is an error
 // ([KeyChangedError], [AmbiguousError], [KeyRefusedError]) and never a silent change. What was pinned on first sight is as good
-// as the broker was then; whoever must be sure compares keys by another way and calls [Client.TrustMember].
+// as the broker was then; whoever must be sure compares keys by another way and calls [Client.TrustMember]. Members attest the keys
+// of their sessions; a message from a session that its pinned member does not vouch for is Unverified.
 //
 // Everything is safe for concurrent use. No log line holds a text, a key or a secret. docs/protocol.md and docs/formats.md
 // describe the wire.

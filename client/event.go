@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/claudemesh/broker/wire"
@@ -28,10 +29,21 @@ type Event struct {
 	Peer *wire.PeerEvent
 	// TopicJoined is set on topic_joined.
 	TopicJoined *wire.TopicJoinedEvent
-	// Data is the event's data, or the whole frame of another type.
+	// Receipt is set on receipt, if it holds.
+	Receipt *ReceiptEvent
+	// Data is the event's data, or the whole frame of another type. A receipt that does not hold is not shown.
 	Data json.RawMessage
-	// Err is why the connection was lost, on EventDisconnected.
+	// Err is why the connection was lost, on EventDisconnected; and on receipt why it does not count: a *ReceiptError, ErrUnknownSend or
+	// ErrUnknownRecipient.
 	Err error
+}
+
+// ReceiptEvent tells that a recipient has signed that it has a message which this process sent. The receipt has been checked.
+type ReceiptEvent struct {
+	MessageID string
+	MemberID  string
+	AckedAt   time.Time // by the recipient's clock
+	Receipt   wire.StoredReceipt
 }
 
 // Events returns the channel of events, always the same. It holds 256; when it is full the oldest event goes. It is closed when
@@ -76,6 +88,17 @@ func (c *Client) takeEvent(p *wire.Push) {
 			e.TopicJoined = &joined
 			c.keys.joined(joined.TopicID)
 		}
+	case wire.EventReceipt:
+		if e.Err = c.takeReceipt(&e, p.EventData); e.Err != nil {
+			e.Data = nil
+		}
 	}
 	c.emit(e)
+}
+
+func decodeEvent(data []byte, into any) error {
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("client: unreadable event: %w", err)
+	}
+	return nil
 }

@@ -44,6 +44,7 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 	k.since = time.Now()
 	k.hear()
 	k.batch = slices.Contains(k.ack.Capabilities, wire.CapClientAckBatch)
+	k.signs = slices.Contains(k.ack.Capabilities, wire.CapReceipts) && !c.o.NoReceipts
 	return k, nil
 }
 
@@ -117,7 +118,7 @@ func (c *Client) helloFrame(now time.Time) ([]byte, error) {
 	}
 	common := wire.HelloCommon{
 		ProtocolVersion: wire.ProtocolVersion,
-		Capabilities:    []string{wire.CapClientAck, wire.CapTopicEvents},
+		Capabilities:    []string{wire.CapClientAck, wire.CapTopicEvents, wire.CapReceipts},
 		MeshID:          o.MeshID, DisplayName: o.DisplayName, SessionID: o.SessionID, PID: wire.Number(o.PID), Cwd: o.Cwd,
 		Hostname: o.Hostname, PeerType: o.PeerType, Channel: o.Channel, Model: o.Model,
 		Timestamp: wire.Number(now.UnixMilli()), Nonce: base64.StdEncoding.EncodeToString(nonce[:]),
@@ -133,19 +134,17 @@ func (c *Client) helloFrame(now time.Time) ([]byte, error) {
 	common.HelloSignature2 = o.Key.Sign(text)
 	common.SessionSignature = o.SessionKey.Sign(text) // empty without a session key
 	if o.SessionHello {
-		a := identity.NewAttestation(o.Key, session, now)
-		expires := wire.Number(a.ExpiresAt)
 		common.Signature = o.SessionKey.Sign(identity.SessionHelloText(o.MeshID, member, session, ms))
 		return wire.Encode(&wire.SessionHello{
 			Header: header(wire.TypeSessionHello), HelloCommon: common,
 			ParentMemberID: o.MemberID, ParentMemberPubkey: member, SessionPubkey: session,
-			ParentAttestation: &wire.Attestation{
-				SessionPubkey: session, ParentMemberPubkey: member, ExpiresAt: &expires, Signature: a.Signature,
-			},
+			ParentAttestation: c.attestation(now),
 		})
 	}
 	common.Signature = o.Key.Sign(identity.HelloText(o.MeshID, o.MemberID, member, ms))
-	hello := &wire.Hello{Header: header(wire.TypeHello), HelloCommon: common, MemberID: o.MemberID, Pubkey: member}
+	hello := &wire.Hello{
+		Header: header(wire.TypeHello), HelloCommon: common, MemberID: o.MemberID, Pubkey: member, Attestation: c.attestation(now),
+	}
 	if session != "" {
 		hello.SessionPubkey = &session
 	}

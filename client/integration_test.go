@@ -47,7 +47,7 @@ func TestDirectMessageReachesEverySessionOnce(t *testing.T) {
 			require.Equal(t, "ana", m.From)
 			require.Equal(t, client.ToMember, m.To)
 			require.True(t, m.Encrypted)
-			require.True(t, m.Unverified, "only the broker says that the session is ana's")
+			require.False(t, m.Unverified, "ana's own key says that the session is hers")
 		}
 		synctest.Wait()
 		status, err := ana.MessageStatus(t.Context(), sent.MessageID)

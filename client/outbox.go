@@ -85,7 +85,7 @@ type outbox struct {
 	seq      uint64
 	queue    []*request          // to be written, ascending seq
 	wire     map[string]*request // on the wire, by _reqId
-	acks     []string            // message ids to be acknowledged
+	acks     []ack               // messages to be acknowledged
 	raw      [][]byte            // frames without an answer, written before everything else
 	sends    lane
 	controls lane
@@ -215,13 +215,19 @@ func (o *outbox) retry(r *request, err error) {
 	o.signal()
 }
 
+// ack acknowledges one message.
+type ack struct {
+	id      string
+	receipt *wire.Receipt // nil: unsigned
+}
+
 // ack queues acknowledgements. They are not kept after they were written: what was lost with a connection is pushed again,
 // recognised, and acknowledged again.
-func (o *outbox) ack(ids ...string) {
+func (o *outbox) ack(acks ...ack) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err == nil {
-		o.acks = append(o.acks, ids...)
+		o.acks = append(o.acks, acks...)
 		o.signal()
 	}
 }
@@ -236,8 +242,9 @@ func (o *outbox) post(frames ...[]byte) {
 	}
 }
 
-// next returns the next frame to write. Without one it says for how long there is surely none, 0 for until the next signal.
-func (o *outbox) next(batch bool) (frame []byte, wait time.Duration) {
+// next returns the next frame to write. Without one it says for how long there is surely none, 0 for until the next signal. batch and signs say
+// whether the broker takes several ids, and receipts, in one client_ack.
+func (o *outbox) next(batch, signs bool) (frame []byte, wait time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
@@ -248,9 +255,11 @@ func (o *outbox) next(batch bool) (frame []byte, wait time.Duration) {
 		return frame, 0
 	}
 	if len(o.acks) > 0 {
-		n := 1
-		if batch {
-			n = min(len(o.acks), wire.MaxBatchAcks)
+		n := min(len(o.acks), maxAcks(batch, signs))
+		if !signs {
+			for i := range o.acks[:n] {
+				o.acks[i].receipt = nil
+			}
 		}
 		frame = ackFrame(o.acks[:n], "")
 		if o.acks = o.acks[n:]; len(o.acks) == 0 {
@@ -344,19 +353,37 @@ func (o *outbox) fail(err error) {
 	o.signal()
 }
 
-// ackFrame writes a client_ack.
-func ackFrame(ids []string, reqID string) []byte {
-	f := struct {
-		Type  string   `json:"type"`
-		One   string   `json:"brokerMessageId,omitempty"`
-		Many  []string `json:"brokerMessageIds,omitempty"`
-		ReqID string   `json:"_reqId,omitempty"`
-	}{Type: wire.TypeClientAck, ReqID: reqID}
-	if len(ids) == 1 {
-		f.One = ids[0]
-	} else {
-		f.Many = ids
+// maxAcks is how many messages one client_ack acknowledges at most.
+func maxAcks(batch, signs bool) int {
+	switch {
+	case !batch:
+		return 1
+	case signs:
+		return wire.MaxReceipts
+	default:
+		return wire.MaxBatchAcks
 	}
-	frame, _ := wire.Encode(f) // strings always encode
+}
+
+// ackFrame writes a client_ack.
+func ackFrame(acks []ack, reqID string) []byte {
+	f := struct {
+		Type     string          `json:"type"`
+		One      string          `json:"brokerMessageId,omitempty"`
+		Many     []string        `json:"brokerMessageIds,omitempty"`
+		Receipts []*wire.Receipt `json:"receipts,omitempty"`
+		ReqID    string          `json:"_reqId,omitempty"`
+	}{Type: wire.TypeClientAck, ReqID: reqID}
+	for _, a := range acks {
+		if a.receipt != nil {
+			f.Receipts = append(f.Receipts, a.receipt)
+		}
+		if len(acks) == 1 {
+			f.One = a.id
+		} else {
+			f.Many = append(f.Many, a.id)
+		}
+	}
+	frame, _ := wire.Encode(f) // strings and whole numbers always encode
 	return frame
 }

@@ -66,7 +66,7 @@ type Message struct {
 	// Untrusted marks an unencrypted message in a topic that is encrypted: anybody could have written it.
 	Untrusted bool
 	// Unverified says that only the broker vouches for the sender. It is false for direct messages that were sealed with the
-	// member key pinned for FromMemberID; a session key proves its member only through the broker.
+	// member key pinned for FromMemberID, or with a session key that this member key attested for the time of the message.
 	Unverified bool
 	// KeyChanged says that the broker gives another key for FromMemberID than the pinned one.
 	KeyChanged bool
@@ -170,7 +170,7 @@ func (c *Client) takePush(frame []byte) {
 	case p.MessageID == "":
 		c.o.Logger.Debug("push without an id")
 	case c.inbox.put(p):
-		c.out.ack(p.MessageID)
+		c.out.ack(c.ackOf(p.MessageID))
 	}
 }
 
@@ -210,7 +210,7 @@ func (c *Client) Receive(ctx context.Context) (Message, error) {
 		}
 		if !c.o.ManualAck {
 			c.inbox.acked(p.MessageID)
-			c.out.ack(p.MessageID)
+			c.out.ack(c.ackOf(p.MessageID))
 		}
 		c.inbox.pop()
 		return m, nil
@@ -230,15 +230,17 @@ func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 }
 
 // Ack acknowledges messages by their ids and returns when the broker has it in store. It is for Options.ManualAck; what is not
-// acknowledged is pushed again, to this process only until it was handed over.
+// acknowledged is pushed again, to this process only until it was handed over. Of the latest 8192 messages that were handed over, by
+// Receive, Tail or History, it signs receipts, unless Options.NoReceipts is set.
 func (c *Client) Ack(ctx context.Context, ids ...string) error {
 	for len(ids) > 0 {
-		n := 1
-		if c.batches() {
-			n = min(len(ids), wire.MaxBatchAcks)
+		acks := make([]ack, min(len(ids), c.ackLimit()))
+		for i := range acks {
+			acks[i] = c.ackOf(ids[i])
 		}
+		n := len(acks)
 		_, err := c.roundTrip(ctx, true, func(id string) (string, []byte, error) {
-			return wire.TypeClientAck, ackFrame(ids[:n], id), nil
+			return wire.TypeClientAck, ackFrame(acks, id), nil
 		})
 		if err != nil {
 			return err
@@ -247,16 +249,6 @@ func (c *Client) Ack(ctx context.Context, ids ...string) error {
 		ids = ids[n:]
 	}
 	return nil
-}
-
-// batches reports whether the broker takes several ids in one client_ack.
-func (c *Client) batches() bool {
-	for _, have := range c.Hello().Capabilities {
-		if have == wire.CapClientAckBatch {
-			return true
-		}
-	}
-	return false
 }
 
 // openPush makes a Message of a push. It may ask for the topic's key.
@@ -277,6 +269,7 @@ func (c *Client) openPush(ctx context.Context, p *wire.Push) Message {
 		m.To = ToTopic
 	}
 	pinned := c.checkSender(&m)
+	bySession := false
 	switch {
 	case m.Reminder, m.To == ToAll, m.To == ToGroup:
 		m.Text = topickey.DecodeV1(p.Ciphertext)
@@ -284,10 +277,21 @@ func (c *Client) openPush(ctx context.Context, p *wire.Push) Message {
 		c.openTopicBody(ctx, &m, p.BodyVersion, p.Nonce, p.Ciphertext)
 	default:
 		m.Encrypted = true
-		m.Text, m.Err = c.openDirect(p)
-		m.Unverified = m.Err != nil || pinned == "" || m.FromPubkey != pinned
+		m.Text, bySession, m.Err = c.openDirect(p)
+		m.Unverified = m.Err != nil || pinned == "" || m.FromPubkey != pinned && !c.vouchedFor(p, pinned, &m)
 	}
+	c.bodies.saw(p.MessageID, p.Nonce, p.Ciphertext, bySession)
 	return m
+}
+
+// vouchedFor reports whether the pinned member attested the session key that a message came from. Its time counts, for it may have waited longer than
+// attestations last; a time that is still to come does not.
+func (c *Client) vouchedFor(p *wire.Push, pinned string, m *Message) bool {
+	at := m.CreatedAt
+	if now := time.Now(); at.IsZero() || at.After(now) {
+		at = now
+	}
+	return attested(p.Attestation, pinned, m.FromPubkey, at)
 }
 
 // checkSender pins the sender's member key at first sight and notes when it is another one than before.

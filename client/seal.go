@@ -9,8 +9,8 @@ import (
 	"github.com/claudemesh/broker/wire"
 )
 
-// openDirect opens a direct message. The sender may have addressed the session's key or the member's.
-func (c *Client) openDirect(p *wire.Push) (string, error) {
+// openDirect opens a direct message. The sender may have addressed the session's key or the member's; bySession says that it was the session's.
+func (c *Client) openDirect(p *wire.Push) (text string, bySession bool, err error) {
 	var first error
 	for _, own := range []identity.KeyPair{c.o.SessionKey, c.o.Key} {
 		if own.IsZero() {
@@ -18,13 +18,13 @@ func (c *Client) openDirect(p *wire.Push) (string, error) {
 		}
 		text, err := identity.OpenDirect(p.Nonce, p.Ciphertext, p.SenderPubkey, own)
 		if err == nil {
-			return text, nil
+			return text, own.Public() != c.o.Key.Public(), nil
 		}
 		if first == nil {
 			first = err
 		}
 	}
-	return "", fmt.Errorf("client: open a direct message: %w", first)
+	return "", false, fmt.Errorf("client: open a direct message: %w", first)
 }
 
 // sealPlain writes the body of a message that is not encrypted. The wire has no empty body.

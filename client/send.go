@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/claudemesh/broker/identity"
@@ -14,7 +13,7 @@ import (
 	"github.com/claudemesh/broker/wire"
 )
 
-// rememberedSends is how many of the latest sends are remembered to recognise an answer that belongs to another.
+// rememberedSends is how many of the latest sends are remembered, to recognise an answer that belongs to another and to judge receipts.
 const rememberedSends = 1024
 
 // Sent is the broker's word that it has stored a message.
@@ -71,6 +70,8 @@ type Outgoing struct {
 	Frame     wire.Send `json:"frame"`
 	From      string    `json:"from"` // the key that it is sealed with
 	Encrypted bool      `json:"encrypted"`
+	// SealedAt is when it was sealed, which no receipt for it can precede.
+	SealedAt time.Time `json:"sealedAt"`
 }
 
 // Send sends text and returns when the broker has stored it. The target is a display name (Resolve says how it is found), a
@@ -100,7 +101,7 @@ func (c *Client) Seal(ctx context.Context, target, text string, opts ...SendOpti
 	fingerprint := identity.RequestFingerprint{
 		DestinationKind: kind, DestinationRef: ref, ReplyTo: so.replyTo, Priority: string(so.priority), Body: []byte(text),
 	}.Sum()
-	out := Outgoing{From: c.sender().Public(), Frame: wire.Send{
+	out := Outgoing{From: c.sender().Public(), SealedAt: time.Now(), Frame: wire.Send{
 		Header: header(wire.TypeSend), Priority: so.priority, ReplyToID: so.replyTo, ExpiresAt: wire.FormatTime(so.expiresAt),
 		ClientMessageID: &so.clientID, RequestFingerprint: &fingerprint,
 	}}
@@ -168,8 +169,12 @@ func (c *Client) SendSealed(ctx context.Context, out Outgoing) (Sent, error) {
 		return Sent{}, errors.New("client: the message is sealed with another key than this session's, so its recipient could not open it")
 	}
 	id := *f.ClientMessageID
+	keep, waits := out.remember(), ""
+	defer func() { c.sent.forget(waits) }()
 	got, err := c.roundTrip(ctx, true, func(reqID string) (string, []byte, error) {
 		f.ReqID, f.ID = &reqID, id
+		waits = reqID
+		c.sent.expect(reqID, keep)
 		frame, err := wire.Encode(&f)
 		return wire.TypeSend, frame, err
 	})
@@ -180,7 +185,7 @@ func (c *Client) SendSealed(ctx context.Context, out Outgoing) (Sent, error) {
 	if err := json.Unmarshal(got.frame, &ack); err != nil || ack.MessageID == "" {
 		return Sent{}, fmt.Errorf("%w: unreadable ack", ErrOutcomeUnknown)
 	}
-	if !c.sent.ours(ack.MessageID, id) {
+	if keep.earlier = ack.Duplicate; !c.sent.ours(ack.MessageID, keep) {
 		return Sent{}, fmt.Errorf("%w: the broker answered with the id of another message", ErrOutcomeUnknown)
 	}
 	sent := Sent{MessageID: ack.MessageID, ClientMessageID: id, Duplicate: ack.Duplicate, Encrypted: out.Encrypted}
@@ -193,18 +198,11 @@ func (c *Client) SendSealed(ctx context.Context, out Outgoing) (Sent, error) {
 	return sent, nil
 }
 
-// sentIDs remember which message got which id, so that one acknowledgement cannot stand for two messages.
-type sentIDs struct {
-	mu  sync.Mutex
-	ids recent[string] // guarded by mu; message id to client_message_id
-}
-
-func (s *sentIDs) ours(messageID, clientID string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if have, known := s.ids.get(messageID); known {
-		return have == clientID
+// remember is what is kept of the message once it is stored.
+func (out *Outgoing) remember() sentMessage {
+	m := sentMessage{clientID: *out.Frame.ClientMessageID, bodyHash: bodyHash(out.Frame.Nonce, out.Frame.Ciphertext), at: out.SealedAt}
+	if wire.IsKey(out.Frame.TargetSpec) {
+		m.to = lower(out.Frame.TargetSpec)
 	}
-	s.ids.put(messageID, clientID)
-	return true
+	return m
 }

@@ -136,7 +136,7 @@ func (c *Client) MeshInfo(ctx context.Context) (wire.MeshInfoResult, error) {
 }
 
 // MessageStatus asks what became of a message, by its id or at least the first 8 characters of it. Only its sender sees all
-// recipients.
+// recipients. The answer is the broker's word, and its receipts are unchecked; Outcomes, Wait and Track check them.
 func (c *Client) MessageStatus(ctx context.Context, id string) (wire.MessageStatusResult, error) {
 	var status wire.MessageStatusResult
 	err := c.call(ctx, &wire.MessageStatus{Header: header(wire.TypeMessageStatus), MessageID: id}, &status, true)

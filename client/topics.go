@@ -270,5 +270,6 @@ func (c *Client) openHistory(ctx context.Context, t Topic, h *wire.HistoryMessag
 		To: ToTopic, Topic: t.Name, TopicID: t.ID, CreatedAt: parseTime(h.CreatedAt), ReplyToID: h.ReplyToID, Unverified: true,
 	}
 	c.openTopicBody(ctx, &m, h.BodyVersion, h.Nonce, h.Ciphertext)
+	c.bodies.saw(h.ID, h.Nonce, h.Ciphertext, false)
 	return m
 }

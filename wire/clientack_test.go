@@ -13,6 +13,7 @@ import (
 
 func TestReadClientAckTakesWhatItCan(t *testing.T) {
 	t.Parallel()
+	one, sig := wire.Number(1), strings.Repeat("a", 128)
 	for _, tt := range []struct {
 		name, frame string
 		want        wire.ClientAck
@@ -26,7 +27,20 @@ func TestReadClientAckTakesWhatItCan(t *testing.T) {
 		{"one wrong type", `{"type":"client_ack","clientMessageId":{},"brokerMessageIds":["m2"]}`, wire.ClientAck{MessageIDs: []string{"m2"}}},
 		{"a bad single id", `{"type":"client_ack","brokerMessageId":"a b","brokerMessageIds":["m2"]}`, wire.ClientAck{MessageIDs: []string{"m2"}}},
 		{"nulls", `{"type":"client_ack","clientMessageId":null,"brokerMessageId":null,"brokerMessageIds":null}`, wire.ClientAck{}},
-		{"unknown members", `{"type":"client_ack","brokerMessageId":"m1","receipts":[{"messageId":"m1"}]}`, wire.ClientAck{MessageIDs: []string{"m1"}}},
+		{"unknown members", `{"type":"client_ack","brokerMessageId":"m1","later":[{"messageId":"m1"}]}`, wire.ClientAck{MessageIDs: []string{"m1"}}},
+		{"a receipt", `{"type":"client_ack","brokerMessageId":"m1","receipts":[{"messageId":"m1","ackedAt":1,"signature":"` + sig + `"}]}`,
+			wire.ClientAck{MessageIDs: []string{"m1"}, Receipts: []wire.Receipt{{MessageID: "m1", AckedAt: &one, Signature: sig}}}},
+		{"a receipt alone, by a session", `{"receipts":[{"messageId":"m1","ackedAt":1,"signature":"` + sig + `","sessionPubkey":"s","attestation":{"expiresAt":1}}]}`,
+			wire.ClientAck{Receipts: []wire.Receipt{{
+				MessageID: "m1", AckedAt: &one, Signature: sig, SessionPubkey: "s", Attestation: &wire.Attestation{ExpiresAt: &one},
+			}}}},
+		{"bad receipts", `{"type":"client_ack","brokerMessageId":"m1","receipts":[null,7,"x",[],{},{"messageId":"m1"},{"messageId":"m1","ackedAt":1},
+			{"messageId":"a|b","ackedAt":1,"signature":"` + sig + `"},{"messageId":"m1","ackedAt":"1","signature":"` + sig + `"},
+			{"messageId":"m1","ackedAt":null,"signature":"` + sig + `"},{"messageId":"m1","ackedAt":1,"signature":"` + sig + `0"},
+			{"messageId":["m1"],"ackedAt":1,"signature":"` + sig + `"},{"messageId":"m1","ackedAt":1,"signature":"` + sig + `","attestation":"x"}]}`,
+			wire.ClientAck{MessageIDs: []string{"m1"}}},
+		{"receipts of a wrong type", `{"type":"client_ack","brokerMessageId":"m1","receipts":{"messageId":"m1"}}`, wire.ClientAck{MessageIDs: []string{"m1"}}},
+		{"a receipt that says things twice", `{"type":"client_ack","brokerMessageId":"m1","receipts":[{"messageId":"m1","messageId":"m2"}]}`, wire.ClientAck{}},
 		{"nothing", `{"type":"client_ack"}`, wire.ClientAck{}},
 		{"ambiguous", `{"type":"client_ack","brokerMessageId":"m1","brokerMessageId":"m2"}`, wire.ClientAck{}},
 		{"not JSON", `{"type":"client_ack"`, wire.ClientAck{}},
@@ -47,6 +61,16 @@ func TestReadClientAckIsBounded(t *testing.T) {
 	got := wire.ReadClientAck(raw).MessageIDs
 	require.Len(t, got, wire.MaxBatchAcks)
 	require.Equal(t, append([]string{"first"}, ids[:wire.MaxBatchAcks-1]...), got)
+
+	receipts := make([]map[string]any, 100)
+	for i := range receipts {
+		receipts[i] = map[string]any{"messageId": fmt.Sprint("m", i), "ackedAt": 1, "signature": strings.Repeat("a", 128)}
+	}
+	raw, err = json.Marshal(map[string]any{"receipts": receipts})
+	require.NoError(t, err)
+	signed := wire.ReadClientAck(raw).Receipts
+	require.Len(t, signed, wire.MaxReceipts)
+	require.Equal(t, "m63", signed[63].MessageID)
 }
 
 func FuzzClientAck(f *testing.F) {
@@ -54,6 +78,11 @@ func FuzzClientAck(f *testing.F) {
 		`{"clientMessageId":"c","brokerMessageId":"m1","brokerMessageIds":["m1","m2","m2",7,null]}`,
 		`{"brokerMessageId":"","brokerMessageIds":[""]}`, `{"brokerMessageIds":{"a":1}}`, `[]`, `{`, `{"brokerMessageIds":[[[]]]}`,
 		`{"brokerMessageIds":[` + strings.Repeat(`"m",`, 1500) + `"n"]}`,
+		`{"brokerMessageId":"m1","receipts":[{"messageId":"m1","ackedAt":1777752191000,"signature":"` + strings.Repeat("0f", 64) + `"}]}`,
+		`{"receipts":[{"messageId":"m1","ackedAt":1e999,"signature":"` + strings.Repeat("0f", 64) + `","sessionPubkey":"s",
+			"attestation":{"sessionPubkey":"s","parentMemberPubkey":"p","expiresAt":1,"signature":"x"}},7,null,{"messageId":"a|b"}]}`,
+		`{"receipts":[` + strings.Repeat(`{},`, 70) + `{"messageId":"m1","ackedAt":1,"signature":"` + strings.Repeat("0f", 64) + `"}]}`,
+		`{"receipts":{"messageId":"m1"}}`, `{"receipts":[{"messageId":"m1","ackedAt":-0.5,"signature":"` + strings.Repeat("é", 64) + `"}]}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -65,6 +94,12 @@ func FuzzClientAck(f *testing.F) {
 			require.True(t, wire.IsID(id), "%q", id)
 			require.False(t, seen[id], "%q twice", id)
 			seen[id] = true
+		}
+		require.LessOrEqual(t, len(got.Receipts), wire.MaxReceipts)
+		for _, r := range got.Receipts {
+			require.True(t, wire.IsID(r.MessageID), "%q", r.MessageID)
+			require.NotNil(t, r.AckedAt)
+			require.Len(t, r.Signature, 128)
 		}
 	})
 }

@@ -15,7 +15,7 @@ const ProtocolVersion = 1
 // Capabilities that a client names in its hello; unknown ones are ignored.
 const (
 	CapClientAck   = "client_ack"   // acknowledges pushes by client_ack
-	CapReceipts    = "receipts"     // may sign its acknowledgements and wants receipt events
+	CapReceipts    = "receipts"     // may sign its acknowledgements and wants receipt events; a broker that says it takes them
 	CapTopicEvents = "topic_events" // wants topic_joined events
 	CapNoPush      = "no_push"      // only asks: gets no push and no event and counts as offline
 )

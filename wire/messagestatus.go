@@ -33,12 +33,13 @@ type MessageStatusResult struct {
 
 // RecipientStatus is the state of one recipient. Status is one of the three words that older clients know; State says more.
 type RecipientStatus struct {
-	Name   string `json:"name"`
-	Pubkey string `json:"pubkey"`
-	Status string `json:"status"`
-	State  string `json:"state"`
-	Reason string `json:"reason,omitempty"`
-	Since  string `json:"since,omitempty"`
+	Name     string `json:"name"`
+	Pubkey   string `json:"pubkey"` // the session's key where the message went to one session, else the member's
+	MemberID string `json:"memberId"`
+	Status   string `json:"status"`
+	State    string `json:"state"`
+	Reason   string `json:"reason,omitempty"`
+	Since    string `json:"since,omitempty"`
 	// By says who confirmed an acked row: client (a client_ack) or transport (the recipient's process answered a ping).
 	By string `json:"by,omitempty"`
 	// AckedBy repeats By.

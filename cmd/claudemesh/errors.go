@@ -22,6 +22,7 @@ const (
 	exitUnreachable = 4 // no answer: not reachable, too slow, or the outcome is not known
 	exitNotYet      = 5 // not delivered to everybody yet, or the topic's key is still to come
 	exitUnsafe      = 6 // held back: a key changed, a name is ambiguous, a topic key is not to be trusted, or encryption was required
+	exitUnsigned    = 7 // delivered to everybody whom send --wait waited for, but not everybody signed for it
 )
 
 // failure is an error as the user meets it: one sentence that says what to do, a word for programs, and the exit code.

@@ -80,7 +80,7 @@ const description = `The command line of a mesh of AI coding sessions, people an
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused by the broker, or not known there; 4 no answer or outcome not known;
 5 not delivered to everybody yet, or the topic's key is still to come; 6 held back for safety (a key changed, a name is ambiguous,
-a topic key is not to be trusted, or encryption was required).
+a topic key is not to be trusted, or encryption was required); 7 delivered to everybody, and not everybody signed for it (send --wait).
 
 Messages to a member are encrypted from end to end, and so are those of topics that have a key. Those to "*" and to groups are not:
 the broker can read them.`
@@ -98,6 +98,8 @@ type program struct {
 	http   *http.Client
 	opts   *cli
 	home   home
+
+	timeoutGiven bool // --timeout stands on the command line
 }
 
 func (s system) run(ctx context.Context, args []string) (code int) {
@@ -154,7 +156,7 @@ func (p *program) parseAndRun(args []string, s system) (err error) {
 	if err != nil {
 		return failf(exitUsage, "usage", "%s; claudemesh --help shows what there is.", strings.TrimSuffix(line(err.Error()), "."))
 	}
-	p.json = p.opts.JSON
+	p.json, p.timeoutGiven = p.opts.JSON, gave(command, "timeout")
 	p.color = !p.json && !p.opts.NoColor && isTerminal(s.stdout, s.getenv)
 	if p.home, err = findHome(p.opts.Config, p.opts.Profile, s.getenv); err != nil {
 		return err

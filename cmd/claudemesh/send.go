@@ -21,7 +21,7 @@ type sendFlags struct {
 	Expires   time.Duration `placeholder:"DURATION" help:"Give up delivering it after this long, at most 168h. Default: the broker's limit."`
 	Encrypted bool          `help:"Do not send what the broker could read."`
 	WaitKey   time.Duration `default:"10s" help:"How long to wait for the topic's key, if nobody has passed it on yet."`
-	Wait      time.Duration `placeholder:"DURATION" help:"Wait this long for everybody to confirm the message."`
+	Wait      waitFlag      `help:"Wait for everybody to confirm the message, and say who has: for --timeout (here 30s by default), or for the duration that stands behind it."`
 }
 
 func (f sendFlags) options(id string, now time.Time) ([]client.SendOption, error) {
@@ -66,8 +66,11 @@ confirmed it is another question, which --wait and the command message ask. "not
 
 When the outcome is not known (exit code 4) the message's id is printed: the same text sent again with --id is stored once.
 
+` + outcomeHelp + `
+
 JSON: type sent, messageId, clientMessageId, target, queued, duplicate, offline, recipients {total, online, refused}, encrypted.
-With --wait then type delivery, as with message.`
+With --wait then type outcome for each recipient, with state (acked, unsigned, pending, expired, refused), stage, messageId and the fields of a
+recipient of type delivery; in the end type delivery, as with message.`
 }
 
 func (c sendCmd) Run(p *program) error {
@@ -103,9 +106,15 @@ func (f sendFlags) send(p *program, target, text string) error {
 	if err != nil {
 		return err
 	}
-	p.opts.Timeout += f.Wait // the time to confirm comes on top
+	patience := p.patience(f.Wait)
+	p.opts.Timeout += patience // the time to confirm comes on top
 	return p.ask(func(ctx context.Context, c *client.Client) error {
 		sent, err := p.deliver(ctx, c, target, text, f.WaitKey, opts)
+		if refused, ok := errors.AsType[*client.SendError](err); ok && patience > 0 && refused.Code == wire.QueueFull {
+			if err := p.showOutcome(&client.Outcome{Name: target, State: client.OutcomeRefused, Reason: wire.ReasonQueueFull}); err != nil {
+				return err
+			}
+		}
 		if err != nil {
 			f := explain(err)
 			if f.exit == exitUnreachable && (errors.Is(err, client.ErrOutcomeUnknown) || errors.Is(err, wire.InternalError)) {
@@ -116,8 +125,8 @@ func (f sendFlags) send(p *program, target, text string) error {
 		if err := p.showSent(target, sent, c.Hello().ProtocolVersion > 0); err != nil {
 			return err
 		}
-		if f.Wait > 0 {
-			return p.await(ctx, c, sent.MessageID, f.Wait)
+		if patience > 0 {
+			return p.await(ctx, c, target, sent, patience)
 		}
 		if sent.Recipients.Refused > 0 {
 			return failf(exitNotYet, "partly_refused", "The mailbox of %s is full and did not take the message; claudemesh message %s shows whose.",
@@ -190,46 +199,9 @@ func (p *program) showSent(target string, sent client.Sent, counted bool) error 
 	return p.say("%s %s", strings.Join(parts, "; "), p.paint(dim, "("+line(sent.MessageID)+")"))
 }
 
-// await asks what became of a message until everybody has confirmed it.
-func (p *program) await(ctx context.Context, c *client.Client, id string, patience time.Duration) error {
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		status, err := c.MessageStatus(ctx, id)
-		if err != nil {
-			return err
-		}
-		if settled(status) {
-			return p.showStatus(status)
-		}
-		again := time.NewTimer(pause)
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			again.Stop()
-			return context.Cause(ctx)
-		case <-limit.C:
-			again.Stop()
-			return p.showStatus(status)
-		}
-	}
-}
-
-// settled reports whether nothing more will happen to a message.
-func settled(status wire.MessageStatusResult) bool {
-	for _, r := range status.Recipients {
-		switch r.State {
-		case wire.StateAcked, wire.StateExpired, wire.StateRefused:
-		default:
-			return status.Delivered
-		}
-	}
-	return true
-}
-
 type messageCmd struct {
-	ID   string        `arg:"" help:"The message's id, or at least the first 8 characters of it."`
-	Wait time.Duration `placeholder:"DURATION" help:"Wait this long for everybody to confirm it."`
+	ID   string   `arg:"" help:"The message's id, or at least the first 8 characters of it."`
+	Wait waitFlag `help:"Wait for everybody to confirm it: for --timeout (here 30s by default), or for the duration that stands behind it."`
 }
 
 func (messageCmd) Help() string {
@@ -237,17 +209,27 @@ func (messageCmd) Help() string {
 (confirmed: by the recipient's client, or by its transport alone for older clients), expired, refused (mailbox full).
 Exit code 5 while somebody has not confirmed it, or never will.
 
-JSON: type delivery, messageId, target, delivered, deliveredAt, refused, recipients [{name, key, state, reason, since, by}].`
+A receipt is the recipient's signature. It is shown as the broker has it, and "not checked": that takes the bytes that were sent, which only send
+--wait has.
+
+JSON: type delivery, messageId, target, delivered, deliveredAt, refused, recipients [{name, memberId, key, state, reason, since, by, signed (checked,
+and it holds), receipt {ackedAt, signature, memberKey, sessionKey, attestation} or null, problem (why a receipt does not count: bad_receipt,
+unknown_message, unknown_recipient)}].`
 }
 
 func (c messageCmd) Run(p *program) error {
 	if !wire.IsMessageID(c.ID) {
 		return failf(exitUsage, "usage", "A message's id has 8 to 32 letters and digits.")
 	}
-	p.opts.Timeout += c.Wait
+	patience := p.patience(c.Wait)
+	p.opts.Timeout += patience
 	return p.ask(func(ctx context.Context, conn *client.Client) error {
-		if c.Wait > 0 {
-			return p.await(ctx, conn, c.ID, c.Wait)
+		if patience > 0 {
+			waiting, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			if _, err := conn.Wait(waiting, c.ID); err != nil && (waiting.Err() == nil || ctx.Err() != nil) {
+				return err
+			}
 		}
 		status, err := conn.MessageStatus(ctx, c.ID)
 		if err != nil {
@@ -268,12 +250,16 @@ type deliveryJSON struct {
 }
 
 type recipientJSON struct {
-	Name   string `json:"name"`
-	Key    string `json:"key"`
-	State  string `json:"state"`
-	Reason string `json:"reason"`
-	Since  string `json:"since"`
-	By     string `json:"by"`
+	Name     string       `json:"name"`
+	MemberID string       `json:"memberId"`
+	Key      string       `json:"key"`
+	State    string       `json:"state"`
+	Reason   string       `json:"reason"`
+	Since    string       `json:"since"`
+	By       string       `json:"by"`
+	Signed   bool         `json:"signed"` // the receipt was checked, and it holds
+	Receipt  *receiptJSON `json:"receipt"`
+	Problem  string       `json:"problem,omitempty"` // why a receipt does not count
 }
 
 func (p *program) showStatus(status wire.MessageStatusResult) error {
@@ -291,7 +277,14 @@ func (p *program) showStatus(status wire.MessageStatusResult) error {
 		if state == "" { // an older broker has only the older word
 			state = r.Status
 		}
-		v.Recipients[i] = recipientJSON{Name: r.Name, Key: r.Pubkey, State: state, Reason: r.Reason, Since: r.Since, By: r.By}
+		v.Recipients[i] = recipientJSON{
+			Name: r.Name, MemberID: r.MemberID, Key: r.Pubkey, State: state, Reason: r.Reason, Since: r.Since, By: r.By, Receipt: receiptOf(r.Receipt),
+		}
+		receipt := ""
+		if r.Receipt != nil {
+			v.Recipients[i].Problem = receiptCode(client.ErrUnknownSend)
+			receipt = p.clock(time.UnixMilli(r.Receipt.AckedAt)) + ", not checked"
+		}
 		shown := cell{line(state), yellow}
 		switch state {
 		case wire.StateAcked, wire.StatusDelivered:
@@ -308,13 +301,13 @@ func (p *program) showStatus(status wire.MessageStatusResult) error {
 		if err == nil {
 			at = p.clock(since)
 		}
-		rows[i] = []cell{{cut(name(r.Name), maxCell), bold}, shown, {line(r.Reason), ""}, {at, ""}, {shortKey(r.Pubkey), dim}}
+		rows[i] = []cell{{cut(name(r.Name), maxCell), bold}, shown, {line(r.Reason), ""}, {at, ""}, {receipt, ""}, {shortKey(r.Pubkey), dim}}
 	}
 	var err error
 	if p.json {
 		err = p.object(v)
 	} else {
-		err = p.table([]string{"RECIPIENT", "STATE", "REASON", "SINCE", "KEY"}, rows)
+		err = p.table([]string{"RECIPIENT", "STATE", "REASON", "SINCE", "RECEIPT", "KEY"}, rows)
 	}
 	if err != nil || status.Delivered {
 		return err
