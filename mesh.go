@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -178,13 +179,16 @@ func (k *keyedMutex) lock(key string) (unlock func()) {
 	}
 }
 
+// strikeWindow is how long a frame beyond 1 MiB is remembered.
+const strikeWindow = 10 * time.Minute
+
 // strike counts a frame beyond 1 MiB; five in ten minutes keep the member out for a minute.
 func (m *mesh) strike(member string) {
 	t := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	st := m.strikes[member]
-	if st == nil || t.Sub(st.since) > 10*time.Minute {
+	if st == nil || t.Sub(st.since) > strikeWindow {
 		st = &strikes{since: t}
 		m.strikes[member] = st
 	}
@@ -200,4 +204,11 @@ func (m *mesh) blocked(member string) bool {
 	defer m.mu.Unlock()
 	st := m.strikes[member]
 	return st != nil && time.Now().Before(st.blockedUntil)
+}
+
+// forgetStrikes drops what does not count any more.
+func (m *mesh) forgetStrikes(t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.strikes, func(_ string, st *strikes) bool { return t.Sub(st.since) > strikeWindow && !t.Before(st.blockedUntil) })
 }

@@ -40,6 +40,7 @@ type metrics struct {
 	expired             *promtext.Counter
 	refused             *promtext.Counter
 	badFrames           *promtext.Counter
+	inboundPauses       *promtext.Counter
 }
 
 func newMetrics() *metrics {
@@ -62,6 +63,7 @@ func newMetrics() *metrics {
 	m.expired = r.NewCounter("broker_deliveries_expired_total", "Deliveries that expired")
 	m.refused = r.NewCounter("broker_deliveries_refused_total", "Deliveries refused by a full mailbox")
 	m.badFrames = r.NewCounter("broker_bad_frames_total", "Frames that were not understood")
+	m.inboundPauses = r.NewCounter("broker_inbound_pauses_total", "Times that reading paused for a member over its budget of bytes")
 	m.dbHealthy.Set(1)
 	return m
 }

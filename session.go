@@ -286,6 +286,7 @@ func (s *session) readLoop(ctx context.Context) error {
 		frame, skimmed, err := s.readFrame(ctx, s.b.opts.MaxMessageBytes+frameSlack)
 		switch {
 		case errors.Is(err, errTooLarge):
+			s.meter(ctx, skimmed.Size)
 			s.tooLarge(skimmed)
 			continue
 		case errors.Is(err, errHuge):
@@ -344,6 +345,7 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 		}
 		return
 	}
+	s.meter(ctx, len(frame))
 	if head.Type == wire.TypeSend {
 		s.send(ctx, head, frame)
 		return
