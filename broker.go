@@ -33,8 +33,8 @@ import (
 	"github.com/claudemesh/broker/wire"
 )
 
-// Lock order: mesh.entering (per member), mesh.saving, Broker.mu, mesh.mu, mailroom.mu, mailbox.mu, session.mu. No store call, socket write or
-// callback of the host happens under any of them but the first two, which exist to be held across store calls.
+// Lock order: mesh.entering (per member), mesh.saving, mesh.stating (per state key), Broker.mu, mesh.mu, mailroom.mu, mailbox.mu, session.mu. No
+// store call, socket write or callback of the host happens under any of them but the first three, which exist to be held across store calls.
 
 // Broker serves meshes. Make one with [New], mount it, and end it with [Broker.Shutdown].
 type Broker struct {

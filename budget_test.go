@@ -372,7 +372,7 @@ func TestH32PauseEndsWithTheConnection(t *testing.T) {
 				require.Contains(t, []int{wire.CloseNormal, wire.CloseGoingAway}, code)
 				<-written
 				synctest.Wait()
-				require.Less(t, time.Since(began), 10*time.Second)
+				require.Less(t, time.Since(began), 3*time.Second)
 			})
 		})
 	}

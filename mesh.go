@@ -17,6 +17,7 @@ type mesh struct {
 
 	entering keyedMutex // by member: hellos of one member, one after another, across store calls
 	saving   keyedMutex // by mesh id: presences are mirrored one write after another, so that an old row never follows a newer one
+	stating  keyedMutex // by state key: a change is stored and told before the next one of its key
 
 	mu        sync.Mutex
 	info      store.Mesh           // guarded by mu
@@ -24,6 +25,7 @@ type mesh struct {
 	reserved  int                  // hellos that were promised a place; guarded by mu
 	strikes   map[string]*strikes  // frames beyond 1 MiB, by member; guarded by mu
 	roster    *store.Roster        // last loaded; may be behind the store; guarded by mu
+	stateAt   time.Time            // of the newest change of the shared state that was made here; guarded by mu
 
 	mail    mailroom // mailbox.go
 	outbox  outbox   // router.go
