@@ -27,6 +27,11 @@
 // and goes; it is lossy by design. A program that receives nothing should say so with Options.NoPush: otherwise it counts as
 // online and its member's mail waits in it.
 //
+// # Sharing
+//
+// A mesh has a small shared state, values under keys ([Client.SetState], [Client.State], [Client.ListState]). Changes of it are events. Neither the
+// broker nor any member is kept from reading it.
+//
 // # What is secret
 //
 // Direct messages are sealed for the recipient's member key, topic messages with the topic's key. Messages to "*" and "@group"

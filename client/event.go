@@ -28,6 +28,8 @@ type Event struct {
 	Peer *wire.PeerEvent
 	// TopicJoined is set on topic_joined.
 	TopicJoined *wire.TopicJoinedEvent
+	// State is set on state_change (wire.TypeStateChange).
+	State *StateChange
 	// Data is the event's data, or the whole frame of another type.
 	Data json.RawMessage
 	// Err is why the connection was lost, on EventDisconnected.
