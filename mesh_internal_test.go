@@ -1,11 +1,14 @@
 package broker
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/claudemesh/broker/internal/status"
 )
 
 // Frames beyond 1 MiB are remembered for as long as they count, and no longer.
@@ -28,4 +31,18 @@ func TestStrikesAreForgotten(t *testing.T) {
 		require.Len(t, m.strikes, 1)
 		require.Contains(t, m.strikes, "ana")
 	})
+}
+
+// What a rate limit remembers of a hook is short, whatever the directory is, and another for each process and directory.
+func TestHookLimitRemembersNoDirectories(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, s := range []status.Signal{
+		{PID: 1, CWD: strings.Repeat("/x", 4096)}, {PID: 2, CWD: strings.Repeat("/x", 4096)}, {PID: 1, CWD: "/x"}, {PID: 1}, {CWD: "1:"}, {PID: 11}, {},
+	} {
+		key := hookKey(s)
+		require.Len(t, key, 32)
+		require.False(t, seen[key], "%+v", s)
+		seen[key] = true
+	}
 }
