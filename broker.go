@@ -33,8 +33,8 @@ import (
 	"github.com/claudemesh/broker/wire"
 )
 
-// Lock order: mesh.entering (per member), mesh.saving, Broker.mu, mesh.mu, mailroom.mu, mailbox.mu, session.mu. No store call, socket write or
-// callback of the host happens under any of them but the first two, which exist to be held across store calls.
+// Lock order: mesh.entering (per member), mesh.saving, mesh.stating (per state key), Broker.mu, mesh.mu, mailroom.mu, mailbox.mu, session.mu. No
+// store call, socket write or callback of the host happens under any of them but the first three, which exist to be held across store calls.
 
 // Broker serves meshes. Make one with [New], mount it, and end it with [Broker.Shutdown].
 type Broker struct {
@@ -51,7 +51,9 @@ type Broker struct {
 	metrics *metrics
 	mux     *http.ServeMux
 
-	sends     *ratelimit.Buckets // by mesh and member
+	sends     *ratelimit.Buckets // by mesh and member, as the next two
+	delivered *ratelimit.Buckets // deliveries
+	inbound   *ratelimit.Buckets // bytes
 	hookKeys  *ratelimit.Buckets // by pid and directory
 	hookAddrs *ratelimit.Buckets // by remote address, as the next three
 	joinAddrs *ratelimit.Buckets
@@ -96,6 +98,8 @@ func New(o Options) (*Broker, error) {
 		wheel:      wheel.New(),
 		metrics:    newMetrics(),
 		sends:      ratelimit.New(float64(o.SendRateBurst), float64(o.SendRatePerMin), maxBuckets),
+		delivered:  ratelimit.New(float64(o.DeliveryRatePerMin), float64(o.DeliveryRatePerMin), maxBuckets),
+		inbound:    ratelimit.New(inboundBurst*float64(o.InboundBytesPerSec), 60*float64(o.InboundBytesPerSec), maxBuckets),
 		hookKeys:   ratelimit.New(float64(o.HookRatePerMin), float64(o.HookRatePerMin), maxBuckets),
 		hookAddrs:  ratelimit.New(float64(o.HookAddrRatePerMin), float64(o.HookAddrRatePerMin), maxBuckets),
 		joinAddrs:  ratelimit.New(float64(o.JoinAddrRatePerMin), float64(o.JoinAddrRatePerMin), maxBuckets),

@@ -57,7 +57,7 @@ func (b *Broker) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sig := status.Signal{PID: f.pid(), CWD: f.Cwd, SessionID: f.SessionID, Addr: hookOrigin(addr), Status: st, CreatedAt: t}
-	if key := fmt.Sprintf("%d:%s", sig.PID, sig.CWD); !b.hookKeys.Take(key, t) {
+	if key := hookKey(sig); !b.hookKeys.Take(key, t) {
 		b.metrics.hooksLimited.Inc()
 		refuseShape(w, http.StatusTooManyRequests, "rate limited", b.hookKeys.RetryAfter(key, t))
 		return
@@ -67,6 +67,12 @@ func (b *Broker) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, hookAnswer{OK: true, Pending: true})
+}
+
+// hookKey names the process and directory of a signal for the rate limit. It is a hash, because a directory may have 16 KB and the limit remembers many.
+func hookKey(s status.Signal) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d:%s", s.PID, s.CWD))
+	return string(sum[:])
 }
 
 // pid is the process id of a hook, 0 for none and for what can be none.

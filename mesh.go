@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ type mesh struct {
 
 	entering keyedMutex // by member: hellos of one member, one after another, across store calls
 	saving   keyedMutex // by mesh id: presences are mirrored one write after another, so that an old row never follows a newer one
+	stating  keyedMutex // by state key: a change is stored and told before the next one of its key
 
 	mu        sync.Mutex
 	info      store.Mesh           // guarded by mu
@@ -23,6 +25,7 @@ type mesh struct {
 	reserved  int                  // hellos that were promised a place; guarded by mu
 	strikes   map[string]*strikes  // frames beyond 1 MiB, by member; guarded by mu
 	roster    *store.Roster        // last loaded; may be behind the store; guarded by mu
+	stateAt   time.Time            // of the newest change of the shared state that was made here; guarded by mu
 
 	mail    mailroom // mailbox.go
 	outbox  outbox   // router.go
@@ -178,13 +181,16 @@ func (k *keyedMutex) lock(key string) (unlock func()) {
 	}
 }
 
+// strikeWindow is how long a frame beyond 1 MiB is remembered.
+const strikeWindow = 10 * time.Minute
+
 // strike counts a frame beyond 1 MiB; five in ten minutes keep the member out for a minute.
 func (m *mesh) strike(member string) {
 	t := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	st := m.strikes[member]
-	if st == nil || t.Sub(st.since) > 10*time.Minute {
+	if st == nil || t.Sub(st.since) > strikeWindow {
 		st = &strikes{since: t}
 		m.strikes[member] = st
 	}
@@ -200,4 +206,11 @@ func (m *mesh) blocked(member string) bool {
 	defer m.mu.Unlock()
 	st := m.strikes[member]
 	return st != nil && time.Now().Before(st.blockedUntil)
+}
+
+// forgetStrikes drops what does not count any more.
+func (m *mesh) forgetStrikes(t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.strikes, func(_ string, st *strikes) bool { return t.Sub(st.since) > strikeWindow && !t.Before(st.blockedUntil) })
 }

@@ -50,6 +50,7 @@ type metrics struct {
 	refused             *promtext.Counter
 	badFrames           *promtext.Counter
 	receipts            *promtext.CounterVec[receiptResult]
+	inboundPauses       *promtext.Counter
 }
 
 func newMetrics() *metrics {
@@ -73,6 +74,7 @@ func newMetrics() *metrics {
 	m.refused = r.NewCounter("broker_deliveries_refused_total", "Deliveries refused by a full mailbox")
 	m.badFrames = r.NewCounter("broker_bad_frames_total", "Frames that were not understood")
 	m.receipts = promtext.NewCounterVec[receiptResult](r, "broker_receipts_total", "Signed receipts, by what became of them", "result")
+	m.inboundPauses = r.NewCounter("broker_inbound_pauses_total", "Times that reading paused for a member over its budget of bytes")
 	m.dbHealthy.Set(1)
 	return m
 }

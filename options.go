@@ -79,6 +79,12 @@ type Options struct {
 	// SendRatePerMin and SendRateBurst are a member's message budget. Defaults 60 and 10.
 	SendRatePerMin int
 	SendRateBurst  int
+	// DeliveryRatePerMin is how many deliveries a minute a member may cause: a message costs one for each recipient. A minute's worth may be
+	// used at once; a message to more recipients than that needs the whole of it, and the rest is owed. Default 60,000.
+	DeliveryRatePerMin int
+	// InboundBytesPerSec is how fast the frames of one member, all its connections together, are read; a burst of four seconds' worth is
+	// read at once. Over it reading pauses, and nothing is dropped or refused. Acknowledgements do not count. Default 262,144.
+	InboundBytesPerSec int
 	// ControlRatePerMin and ControlRateBurst are a connection's budget of other requests. Defaults 600 and 120.
 	ControlRatePerMin int
 	ControlRateBurst  int
@@ -99,6 +105,11 @@ type Options struct {
 	MaxMembersPerMesh  int
 	MaxTopicsPerMesh   int
 	MaxTopicsPerMember int
+	// MaxStateKeysPerMesh bounds the keys of a mesh's shared state, MaxStateKeysPerMember those that one member was the last to set, and
+	// MaxStateBytesPerMesh keys and values together. Defaults 10,000, 500 and 8 MiB.
+	MaxStateKeysPerMesh   int
+	MaxStateKeysPerMember int
+	MaxStateBytesPerMesh  int
 	// MaxGrantsPerMember bounds a member's grant entries. Default 1000.
 	MaxGrantsPerMember int
 	// MaxAPIKeysPerMember bounds a member's live API keys. Default 100.
@@ -217,6 +228,8 @@ func (o Options) withDefaults() (Options, error) {
 		{&o.HandshakesPerSecondPerAddr, 20},
 		{&o.SendRatePerMin, 60},
 		{&o.SendRateBurst, 10},
+		{&o.DeliveryRatePerMin, 60_000},
+		{&o.InboundBytesPerSec, 256 << 10},
 		{&o.ControlRatePerMin, 600},
 		{&o.ControlRateBurst, 120},
 		{&o.APIRatePerMin, 600},
@@ -228,6 +241,9 @@ func (o Options) withDefaults() (Options, error) {
 		{&o.MaxMembersPerMesh, 10_000},
 		{&o.MaxTopicsPerMesh, 1000},
 		{&o.MaxTopicsPerMember, 100},
+		{&o.MaxStateKeysPerMesh, 10_000},
+		{&o.MaxStateKeysPerMember, 500},
+		{&o.MaxStateBytesPerMesh, 8 << 20},
 		{&o.MaxGrantsPerMember, 1000},
 		{&o.MaxAPIKeysPerMember, 100},
 		{&o.MaxStreamsPerKey, 10},
@@ -243,10 +259,11 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Unlimited returns o with every rate and quota lifted that a load test would meet: send, control, API and handshake rates, and
+// Unlimited returns o with every rate and quota lifted that a load test would meet: send, delivery, control, API and handshake rates, inbound bytes, and
 // the numbers of connections, handshakes and presences; a mailbox takes a million. Benchmarks and fault tests share it; a broker that strangers reach should not use it.
 func (o Options) Unlimited() Options {
 	o.SendRatePerMin, o.ControlRatePerMin, o.APIRatePerMin = -1, -1, -1
+	o.DeliveryRatePerMin, o.InboundBytesPerSec = -1, -1
 	o.MaxConnectionsPerMesh, o.MaxPresencesPerMember = -1, -1
 	o.MaxPendingHandshakes, o.MaxPendingHandshakesPerAddr, o.HandshakesPerSecondPerAddr = -1, -1, -1
 	o.MaxPendingPerRecipient, o.MaxPendingPerSender = 1_000_000, -1

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/claudemesh/broker/wire"
@@ -58,13 +59,18 @@ func (p *presence) peerLocked() wire.Peer {
 }
 
 // meshInfo gives an overview of the mesh. What this broker does not offer is empty.
-func (b *Broker) meshInfo(_ context.Context, by Caller, _ wire.MeshInfo) (wire.Message, error) {
+func (b *Broker) meshInfo(ctx context.Context, by Caller, _ wire.MeshInfo) (wire.Message, error) {
 	m := by.session.mesh
+	keys, err := b.store.StateKeys(ctx, m.id)
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
 	info := &wire.MeshInfoResult{
-		Header: wire.Header{Type: wire.TypeMeshInfoResult}, Mesh: m.id, Groups: []string{}, StateKeys: []string{},
+		Header: wire.Header{Type: wire.TypeMeshInfoResult}, Mesh: m.id, Groups: []string{}, StateKeys: []string{}, StateCount: len(keys),
 		Tasks: map[string]int{"open": 0, "claimed": 0, "done": 0}, Streams: []string{}, Tables: []string{}, Collections: []string{},
 		YourName: by.Name, YourGroups: []wire.Group{},
 	}
+	info.StateKeys = append(info.StateKeys, keys[:min(len(keys), maxStateKeys)]...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.presences {

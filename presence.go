@@ -98,14 +98,12 @@ func (m *mesh) enter(ctx context.Context, e entry, greet func(entered)) error {
 	}
 	var room *presence
 	if replaced == nil {
-		if limit := m.b.opts.MaxPresencesPerMember; limit > 0 && m.countLocked(e.member.ID) >= limit {
+		perMember, limit := m.b.opts.MaxPresencesPerMember, m.b.opts.MaxConnectionsPerMesh
+		if perMember > 0 && m.countLocked(e.member.ID) >= perMember || limit > 0 && len(m.presences)+m.reserved >= limit {
 			if room = m.oldestGraceLocked(e.member.ID); room == nil {
 				m.mu.Unlock()
 				return m.full(ctx, e)
 			}
-		} else if limit := m.b.opts.MaxConnectionsPerMesh; limit > 0 && len(m.presences)+m.reserved >= limit {
-			m.mu.Unlock()
-			return m.full(ctx, e)
 		}
 	}
 	m.reserved++

@@ -24,7 +24,9 @@ type sendJob struct {
 	// refusal was decided before the store was asked. It still waits for its place, because a repeated request is answered as the first was.
 	refusal *wire.Fault
 	paid    bool // took a token from the sender's budget
-	done    func(sendResult)
+	// reserved is how many deliveries were taken from the sender's budget; budget.go.
+	reserved int
+	done     func(sendResult)
 
 	draft store.Draft // made by resolve
 }
@@ -35,7 +37,8 @@ type sendResult struct {
 	duplicate  bool
 	recipients wire.Recipients
 	notified   int
-	fault      *wire.Fault // refused; the other fields are empty
+	retryAfter time.Duration // of a refusal by the budget of deliveries
+	fault      *wire.Fault   // refused; the other fields are empty
 }
 
 // offline says that somebody is addressed and nobody of them is connected.
@@ -118,6 +121,7 @@ func (m *mesh) commit(batch []*sendJob) {
 		if r.duplicate && j.paid {
 			m.b.sends.Refund(m.sendKey(j.by), time.Now())
 		}
+		m.giveBack(j, r)
 		m.count(j, r)
 		j.done(*r)
 	}
@@ -336,7 +340,9 @@ func (m *mesh) resolve(ctx context.Context, roster *store.Roster, batch []*sendJ
 		if err != nil {
 			return nil, false, err
 		}
-		jobs = append(jobs, i)
+		if m.reserve(j, &results[i]); results[i].fault == nil {
+			jobs = append(jobs, i)
+		}
 	}
 	return jobs, judged, nil
 }

@@ -293,6 +293,7 @@ func (s *session) readLoop(ctx context.Context) error {
 		frame, skimmed, err := s.readFrame(ctx, s.b.opts.MaxMessageBytes+frameSlack)
 		switch {
 		case errors.Is(err, errTooLarge):
+			s.meter(ctx, skimmed.Size)
 			s.tooLarge(skimmed)
 			continue
 		case errors.Is(err, errHuge):
@@ -351,6 +352,7 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 		}
 		return
 	}
+	s.meter(ctx, len(frame))
 	if head.Type == wire.TypeSend {
 		s.send(ctx, head, frame)
 		return

@@ -221,6 +221,8 @@ const idleBucket = 10 * time.Minute
 
 func (b *Broker) sweepBuckets(_ context.Context, t time.Time) error {
 	b.sends.Sweep(t, idleBucket)
+	b.delivered.Sweep(t, idleBucket)
+	b.inbound.Sweep(t, idleBucket)
 	b.hookKeys.Sweep(t, idleBucket)
 	b.hookAddrs.Sweep(t, idleBucket)
 	b.joinAddrs.Sweep(t, idleBucket)
@@ -229,6 +231,10 @@ func (b *Broker) sweepBuckets(_ context.Context, t time.Time) error {
 	b.apiKeys.Sweep(t, idleBucket)
 	b.keyUses.Sweep(t, idleBucket)
 	b.seals.Sweep(t, idleBucket)
+	for _, m := range b.allMeshes() {
+		m.forgetStrikes(t)
+		m.release()
+	}
 	return nil
 }
 

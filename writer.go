@@ -102,6 +102,18 @@ func (s *session) event(key eventKey, frame []byte) {
 	s.kickLocked()
 }
 
+// unsay takes back what waits to be told about a subject.
+func (s *session) unsay(subject string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at, waiting := s.byKey[subject]; waiting && at >= s.first {
+		q := &s.events[at-s.first]
+		s.unwritten -= len(q.frame)
+		q.frame = nil
+		delete(s.byKey, subject)
+	}
+}
+
 // waitEarlier waits until the sends before a request are committed and the acknowledgements before it stored, so that requests take effect in order.
 // A store that fails to take acknowledgements is not waited for.
 func (s *session) waitEarlier() {

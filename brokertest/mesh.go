@@ -99,7 +99,7 @@ func New(t testing.TB, options ...func(*broker.Options)) *Mesh {
 func (m *Mesh) start() {
 	o := broker.Options{
 		Store: m.Store, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		SendRatePerMin: -1, ControlRatePerMin: -1, APIRatePerMin: -1, HandshakesPerSecondPerAddr: -1, MaxPendingHandshakesPerAddr: -1,
+		SendRatePerMin: -1, DeliveryRatePerMin: -1, InboundBytesPerSec: -1, ControlRatePerMin: -1, APIRatePerMin: -1, HandshakesPerSecondPerAddr: -1, MaxPendingHandshakesPerAddr: -1,
 		JoinAddrRatePerMin: -1, HookLoopback: true,
 	}
 	for _, set := range m.options {

@@ -264,6 +264,8 @@ func (c *Client) take(frame []byte) {
 	case head.Type == wire.TypeAck || head.Type == wire.TypeError || head.Type == wire.TypeHelloAck:
 		// Every request carries a _reqId, so this answers nobody.
 		c.o.Logger.Debug("frame that answers nobody", "type", head.Type)
+	case head.Type == wire.TypeStateChange:
+		c.takeState(frame)
 	default:
 		c.emit(Event{Name: head.Type, At: time.Now(), Data: frame})
 	}

@@ -33,6 +33,9 @@
 // with each recipient: OutcomeAcked where such a receipt holds, checked against the bytes that this process sent and the key that it
 // trusts, and OutcomeUnsigned where only the broker says so. Receipts that do not hold count as none, and are reported.
 //
+// # Sharing
+// A mesh has a small shared state, values under keys ([Client.SetState], [Client.State], [Client.ListState]). Changes of it are events. Neither the
+// broker nor any member is kept from reading it.
 // # What is secret
 //
 // Direct messages are sealed for the recipient's member key, topic messages with the topic's key. Messages to "*" and "@group"

@@ -31,6 +31,8 @@ type Event struct {
 	TopicJoined *wire.TopicJoinedEvent
 	// Receipt is set on receipt, if it holds.
 	Receipt *ReceiptEvent
+	// State is set on state_change (wire.TypeStateChange).
+	State *StateChange
 	// Data is the event's data, or the whole frame of another type. A receipt that does not hold is not shown.
 	Data json.RawMessage
 	// Err is why the connection was lost, on EventDisconnected; and on receipt why it does not count: a *ReceiptError, ErrUnknownSend or

@@ -38,6 +38,10 @@ var requests = map[string]func() any{
 	wire.TypeTopicMarkRead: func() any { return new(wire.TopicMarkRead) },
 	wire.TypeTopicAdd:      func() any { return new(wire.TopicAdd) },
 	wire.TypeTopicArchive:  func() any { return new(wire.TopicArchive) },
+	wire.TypeSetState:      func() any { return new(wire.SetState) },
+	wire.TypeGetState:      func() any { return new(wire.GetState) },
+	wire.TypeDeleteState:   func() any { return new(wire.DeleteState) },
+	wire.TypeListState:     func() any { return new(wire.ListState) },
 	wire.TypeAPIKeyCreate:  func() any { return new(wire.APIKeyCreate) },
 	wire.TypeAPIKeyList:    func() any { return new(wire.APIKeyList) },
 	wire.TypeAPIKeyRevoke:  func() any { return new(wire.APIKeyRevoke) },
@@ -98,7 +102,7 @@ func expand(t testing.TB, s string) string {
 	}
 }
 
-var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt"}
+var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt", "state.txt"}
 
 func TestFrames(t *testing.T) {
 	t.Parallel()

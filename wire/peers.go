@@ -59,7 +59,8 @@ type MeshInfoResult struct {
 	Mesh        string         `json:"mesh"`
 	Peers       int            `json:"peers"`
 	Groups      []string       `json:"groups"`
-	StateKeys   []string       `json:"stateKeys"`
+	StateKeys   []string       `json:"stateKeys"`     // the first 1000
+	StateCount  int            `json:"stateKeyCount"` // of all keys
 	MemoryCount int            `json:"memoryCount"`
 	FileCount   int            `json:"fileCount"`
 	Tasks       map[string]int `json:"tasks"`

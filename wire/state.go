@@ -19,9 +19,9 @@ const (
 	MaxStateValue = 32_768 // bytes of JSON text
 )
 
-func checkStateKey(key string) error {
-	if key == "" || Chars(key) > MaxStateKey || !CleanText(key) {
-		return BadField("key", "must have 1 to 256 characters and no control characters")
+func checkStateKey(field, key string) error {
+	if key == "" || Chars(key) > MaxStateKey || !CleanText(key) || hasControl(key) {
+		return BadField(field, "must have 1 to 256 characters and no control characters")
 	}
 	return nil
 }
@@ -35,7 +35,7 @@ type SetState struct {
 
 // Check bounds key and value.
 func (f *SetState) Check() error {
-	if err := checkStateKey(f.Key); err != nil {
+	if err := checkStateKey("key", f.Key); err != nil {
 		return err
 	}
 	if len(f.Value) == 0 {
@@ -54,7 +54,7 @@ type DeleteState struct {
 }
 
 // Check bounds the key.
-func (f *DeleteState) Check() error { return checkStateKey(f.Key) }
+func (f *DeleteState) Check() error { return checkStateKey("key", f.Key) }
 
 // GetState asks for one key.
 type GetState struct {
@@ -63,7 +63,7 @@ type GetState struct {
 }
 
 // Check bounds the key.
-func (f *GetState) Check() error { return checkStateKey(f.Key) }
+func (f *GetState) Check() error { return checkStateKey("key", f.Key) }
 
 // ListState asks for all keys.
 type ListState struct {
@@ -76,7 +76,7 @@ func (f *ListState) Check() error {
 	if f.After == "" {
 		return nil
 	}
-	return checkStateKey(f.After)
+	return checkStateKey("after", f.After)
 }
 
 // StateResult answers get_state. What is not there has the value null and empty texts.
@@ -89,7 +89,7 @@ type StateResult struct {
 type StateItem struct {
 	Key       string          `json:"key"`
 	Value     json.RawMessage `json:"value"`
-	UpdatedBy string          `json:"updatedBy"` // display name at the time
+	UpdatedBy string          `json:"updatedBy"` // display name at the time; empty: the host
 	UpdatedAt string          `json:"updatedAt"`
 }
 
@@ -105,6 +105,7 @@ type StateChange struct {
 	Header
 	Key       string          `json:"key"`
 	Value     json.RawMessage `json:"value"`
-	UpdatedBy string          `json:"updatedBy"`
+	UpdatedBy string          `json:"updatedBy"`         // display name at the time; empty: the host
+	UpdatedAt string          `json:"updatedAt"`         // rises with each change of a key
 	Deleted   bool            `json:"deleted,omitempty"` // the key is gone; value is null
 }

@@ -1,7 +1,8 @@
 // Package ratelimit refuses what comes too often, with token buckets.
 //
-// A bucket starts full. Time fills it, up to its capacity; each permitted event takes one token. Fractions of a token
-// count. [Buckets] keeps one bucket per key, of which it knows a bounded number; [Bucket] is a single one, for what lives
+// A bucket starts full. Time fills it, up to its capacity; each permitted event takes one token, or several. Fractions of a
+// token count. A bucket can be in debt: by an event that takes more than the bucket holds when full, or by one that is delayed
+// instead of refused. Then time pays that first. [Buckets] keeps one bucket per key, of which it knows a bounded number; [Bucket] is a single one, for what lives
 // as long as a connection. Neither reads a clock. A negative capacity or rate means unlimited; zero is taken at its word,
 // so whoever has a default has applied it before.
 package ratelimit
@@ -18,8 +19,8 @@ import (
 // DefaultMaxKeys is how many keys [Buckets] knows unless told otherwise.
 const DefaultMaxKeys = 100_000
 
-// enough is the level from which a token may be taken: one, less what adding up fractions of it may have lost. Without
-// the allowance ten refills of a tenth would not make a token.
+// enough is the part of a token that must be there for the token to be taken: all of it, less what adding up fractions may have
+// lost. Without the allowance ten refills of a tenth would not make a token.
 const enough = 1 - 1e-9
 
 // limit is what all buckets of one kind share.
@@ -49,32 +50,62 @@ func (v *level) refill(l limit, now time.Time) {
 	}
 }
 
-func (v *level) take(l limit, now time.Time) bool {
+// needs returns the level from which n tokens may be taken, and whether there is one. More than the capacity may be taken from a
+// full bucket: refused for ever it would be of no use, and the debt keeps the rate.
+func (l limit) needs(n float64) (float64, bool) {
+	return min(n, l.capacity) * enough, n <= 0 || l.capacity >= enough
+}
+
+func (v *level) take(l limit, n float64, now time.Time) bool {
 	v.refill(l, now)
-	if v.tokens < enough {
+	from, ever := l.needs(n)
+	if !ever || v.tokens < from {
 		return false
 	}
-	v.tokens = max(0, v.tokens-1)
+	v.tokens -= n
+	if v.tokens < 0 && v.tokens > -n*(1-enough) { // what the allowance gave
+		v.tokens = 0
+	}
 	return true
 }
 
-func (v *level) refund(l limit, now time.Time) {
+// owe takes n tokens whether they are there or not, and returns how long after now what is missing is there.
+func (v *level) owe(l limit, n float64, now time.Time) time.Duration {
 	v.refill(l, now)
-	v.tokens = min(l.capacity, v.tokens+1)
+	v.tokens -= n
+	return v.until(l, 0, now)
+}
+
+func (v *level) refund(l limit, n float64, now time.Time) {
+	v.refill(l, now)
+	v.tokens = min(l.capacity, v.tokens+n)
 }
 
 // retryAfter returns how long after now take succeeds again, rounded up to a millisecond.
-func (v level) retryAfter(l limit, now time.Time) time.Duration {
+func (v level) retryAfter(l limit, n float64, now time.Time) time.Duration {
+	v.refill(l, now)
+	from, ever := l.needs(n)
+	switch {
+	case !ever:
+		return math.MaxInt64
+	case v.tokens >= from:
+		return 0
+	}
+	return v.until(l, min(n, l.capacity), now)
+}
+
+// until returns how long after now the bucket holds as many tokens, rounded up to a millisecond.
+func (v level) until(l limit, tokens float64, now time.Time) time.Duration {
 	at := now
 	if v.used && v.at.After(now) {
 		at = v.at // nothing is added until the clock is back there
 	}
 	v.refill(l, now)
-	if v.tokens >= enough {
+	if v.tokens >= tokens {
 		return 0
 	}
-	ms := math.Ceil((1 - v.tokens) / l.perMinute * 60_000)
-	if l.capacity < enough || !(ms < math.MaxInt64/1e6) { // never, or as good as
+	ms := math.Ceil((tokens - v.tokens) / l.perMinute * 60_000)
+	if !(ms < math.MaxInt64/1e6) { // never, or as good as
 		return math.MaxInt64
 	}
 	return at.Sub(now) + time.Duration(ms)*time.Millisecond
@@ -93,12 +124,14 @@ func NewBucket(capacity, perMinute float64) Bucket {
 }
 
 // Take takes a token at now, and reports false if there is none.
-func (b *Bucket) Take(now time.Time) bool { return b.limit.unlimited() || b.level.take(b.limit, now) }
+func (b *Bucket) Take(now time.Time) bool {
+	return b.limit.unlimited() || b.level.take(b.limit, 1, now)
+}
 
 // Refund gives a token back, up to the capacity.
 func (b *Bucket) Refund(now time.Time) {
 	if !b.limit.unlimited() {
-		b.level.refund(b.limit, now)
+		b.level.refund(b.limit, 1, now)
 	}
 }
 
@@ -107,7 +140,7 @@ func (b *Bucket) RetryAfter(now time.Time) time.Duration {
 	if b.limit.unlimited() {
 		return 0
 	}
-	return b.level.retryAfter(b.limit, now)
+	return b.level.retryAfter(b.limit, 1, now)
 }
 
 // Buckets is a token bucket per key. It is safe for concurrent use. When it knows too many keys it forgets the one that
@@ -137,12 +170,32 @@ func New(capacity, perMinute float64, maxKeys int) *Buckets {
 }
 
 // Take takes a token of key at now, and reports false if there is none. Callers bound the length of keys.
-func (b *Buckets) Take(key string, now time.Time) bool {
-	if b.limit.unlimited() {
+func (b *Buckets) Take(key string, now time.Time) bool { return b.TakeN(key, 1, now) }
+
+// TakeN takes n tokens of key at now, or none and reports false if there are fewer. More than the capacity is taken only from a
+// full bucket, which then is in debt: nothing else is taken until time has paid that. Of no tokens there are always enough.
+func (b *Buckets) TakeN(key string, n int, now time.Time) bool {
+	if b.limit.unlimited() || n <= 0 {
 		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.levelLocked(key).take(b.limit, float64(n), now)
+}
+
+// Owe takes n tokens of key at now, whether they are there or not, and returns how long to wait until what was missing is there, in
+// whole milliseconds. Whoever waits that long each time keeps to the rate, and nobody who shares the bucket is passed by for ever.
+func (b *Buckets) Owe(key string, n int, now time.Time) time.Duration {
+	if b.limit.unlimited() || n <= 0 {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.levelLocked(key).owe(b.limit, float64(n), now)
+}
+
+// levelLocked returns the level of a key that is being used.
+func (b *Buckets) levelLocked(key string) *level {
 	e, ok := b.byKey[key]
 	if ok {
 		b.recent.MoveToFront(e)
@@ -154,21 +207,32 @@ func (b *Buckets) Take(key string, now time.Time) bool {
 		e = b.recent.PushFront(&entry{key: key})
 		b.byKey[key] = e
 	}
-	return e.Value.(*entry).level.take(b.limit, now)
+	return &e.Value.(*entry).level
 }
 
 // Refund gives a token of key back, up to the capacity, as for a send that turned out to be a repetition.
-func (b *Buckets) Refund(key string, now time.Time) {
+func (b *Buckets) Refund(key string, now time.Time) { b.RefundN(key, 1, now) }
+
+// RefundN gives n tokens of key back, up to the capacity.
+func (b *Buckets) RefundN(key string, n int, now time.Time) {
+	if n <= 0 {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if e, ok := b.byKey[key]; ok { // an unknown key has a full bucket
-		e.Value.(*entry).level.refund(b.limit, now)
+		e.Value.(*entry).level.refund(b.limit, float64(n), now)
 	}
 }
 
 // RetryAfter returns how long after now Take succeeds for key, in whole milliseconds: 0 if at once, the largest duration
 // if never. It takes nothing and does not count as use.
 func (b *Buckets) RetryAfter(key string, now time.Time) time.Duration {
+	return b.RetryAfterN(key, 1, now)
+}
+
+// RetryAfterN is RetryAfter for TakeN.
+func (b *Buckets) RetryAfterN(key string, n int, now time.Time) time.Duration {
 	if b.limit.unlimited() {
 		return 0
 	}
@@ -178,7 +242,7 @@ func (b *Buckets) RetryAfter(key string, now time.Time) time.Duration {
 	if e, ok := b.byKey[key]; ok {
 		v = e.Value.(*entry).level
 	}
-	return v.retryAfter(b.limit, now)
+	return v.retryAfter(b.limit, float64(n), now)
 }
 
 // Sweep forgets the keys that were not used for at least idle and whose buckets are full again, so that forgetting them

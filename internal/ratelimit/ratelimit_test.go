@@ -127,8 +127,11 @@ func TestZeroAllowsNothingAndNegativeEverything(t *testing.T) {
 		for range 1000 {
 			require.True(t, b.Take("a", noon))
 		}
+		require.True(t, b.TakeN("a", 1_000_000, noon))
+		require.Zero(t, b.Owe("a", 1_000_000, noon))
 		b.Refund("a", noon)
 		require.Zero(t, b.RetryAfter("a", noon))
+		require.Zero(t, b.RetryAfterN("a", 1_000_000, noon))
 		require.Zero(t, b.Len())
 	}
 	one := NewBucket(10, -1)
@@ -137,6 +140,84 @@ func TestZeroAllowsNothingAndNegativeEverything(t *testing.T) {
 	}
 	one.Refund(noon)
 	require.Zero(t, one.RetryAfter(noon))
+}
+
+func TestSeveralTokensAreTakenTogetherOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	b := New(100, 60, 0)
+	require.True(t, b.TakeN("a", 40, noon))
+	require.True(t, b.TakeN("a", 60, noon))
+	require.False(t, b.TakeN("a", 1, noon))
+	require.True(t, b.TakeN("a", 0, noon), "of none there are always enough")
+	require.True(t, b.TakeN("b", 100, noon), "keys do not share")
+	require.Equal(t, 30*time.Second, b.RetryAfterN("a", 30, noon))
+	require.False(t, b.TakeN("a", 30, after(29*time.Second)), "and what is there stays")
+	require.True(t, b.TakeN("a", 29, after(29*time.Second)))
+
+	b.RefundN("a", 50, after(29*time.Second))
+	require.False(t, b.TakeN("a", 51, after(29*time.Second)))
+	require.True(t, b.TakeN("a", 50, after(29*time.Second)))
+	b.RefundN("a", 1000, after(29*time.Second))
+	require.True(t, b.TakeN("a", 100, after(29*time.Second)))
+	require.False(t, b.Take("a", after(29*time.Second)), "up to the capacity")
+
+	b.RefundN("unknown", 5, noon)
+	b.RefundN("a", -5, noon)
+	require.Equal(t, 2, b.Len())
+}
+
+func TestMoreThanTheCapacityIsTakenFromAFullBucket(t *testing.T) {
+	t.Parallel()
+	b := New(100, 60, 0)
+	require.Zero(t, b.RetryAfterN("a", 250, noon))
+	require.True(t, b.TakeN("a", 250, noon))
+	require.Equal(t, 151*time.Second, b.RetryAfter("a", noon), "150 in debt")
+	require.False(t, b.Take("a", after(150*time.Second)))
+	require.True(t, b.Take("a", after(151*time.Second)))
+	require.Equal(t, 100*time.Second, b.RetryAfterN("a", 250, after(151*time.Second)), "when it is full again")
+	require.False(t, b.TakeN("a", 250, after(250*time.Second)))
+	require.True(t, b.TakeN("a", 250, after(251*time.Second)))
+	require.Zero(t, b.Sweep(after(252*time.Second), time.Millisecond), "a debt is not forgotten")
+
+	b.RefundN("a", 250, after(251*time.Second))
+	require.True(t, b.TakeN("a", 250, after(251*time.Second)), "what is given back pays the debt first")
+
+	for _, never := range []*Buckets{New(0, 60, 0), New(0.5, 60, 0)} {
+		require.False(t, never.TakeN("a", 2, noon))
+		require.Equal(t, time.Duration(math.MaxInt64), never.RetryAfterN("a", 2, noon))
+	}
+}
+
+func TestManyTokensOfFractions(t *testing.T) {
+	t.Parallel()
+	b := New(60_000, 60_000, 0)
+	require.True(t, b.TakeN("a", 60_000, noon))
+	for i := 1; i < 60_000; i++ { // each refused take refills a fraction
+		require.False(t, b.TakeN("a", 60_000, after(time.Duration(i)*time.Millisecond)))
+	}
+	require.True(t, b.TakeN("a", 60_000, after(time.Minute)))
+	require.False(t, b.Take("a", after(time.Minute)), "and nothing is left")
+}
+
+func TestWhoOwesWaitsInTurn(t *testing.T) {
+	t.Parallel()
+	b := New(100, 60, 0)
+	waits := func(want, got time.Duration, message string) {
+		require.InDelta(t, want, got, float64(time.Millisecond), message) // rounding up may add one
+	}
+	require.Zero(t, b.Owe("a", 100, noon))
+	waits(30*time.Second, b.Owe("a", 30, noon), "")
+	waits(31*time.Second, b.Owe("a", 1, noon), "behind the one before, however little it wants")
+	waits(231*time.Second, b.Owe("a", 200, noon), "more than the capacity")
+	waits(231*time.Second, b.Owe("a", 9, after(9*time.Second)), "the rate holds")
+	require.False(t, b.Take("a", after(240*time.Second)))
+	require.Zero(t, b.Owe("a", 1, after(241*time.Second)))
+	require.Zero(t, b.Owe("a", 0, noon))
+	require.Zero(t, b.Owe("b", 1, noon), "keys do not share")
+
+	never := New(1, 0, 0)
+	require.Zero(t, never.Owe("a", 1, noon))
+	require.Equal(t, time.Duration(math.MaxInt64), never.Owe("a", 1, noon))
 }
 
 func TestLeastRecentlyUsedKeyIsForgotten(t *testing.T) {
