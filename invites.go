@@ -3,9 +3,6 @@ package broker
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -44,9 +41,7 @@ func (b *Broker) CreateInvite(ctx context.Context, meshID string, owner identity
 	if err != nil {
 		return "", store.Invite{}, fmt.Errorf("mesh of an invite: %w", err)
 	}
-	if o.RootKey == "" && !owner.IsZero() {
-		o.RootKey = deriveRootKey(owner, meshID)
-	}
+	o.RootKey = cmp.Or(o.RootKey, identity.DeriveRootKey(owner, meshID))
 	if err := checkRole(cmp.Or(o.Role, store.RoleMember)); err != nil {
 		return "", store.Invite{}, err
 	}
@@ -76,13 +71,6 @@ func (b *Broker) CreateInvite(ctx context.Context, meshID string, owner identity
 		}
 		expires++ // an invite is known by its text, which says no more than this: the next second makes it another one
 	}
-}
-
-// deriveRootKey makes a root key that only the owner can make again, so that nobody needs to keep it.
-func deriveRootKey(owner identity.KeyPair, meshID string) string {
-	h := hmac.New(sha256.New, []byte(owner.SeedHex()))
-	h.Write([]byte("claudemesh-root-key|" + meshID))
-	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
 // InviteUpload says how an invite that was signed elsewhere may be used.

@@ -1,7 +1,11 @@
 package identity
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -30,6 +34,32 @@ func (i InviteV2) Sign(owner KeyPair) (InviteV2, error) {
 	}
 	i.OwnerPubkey = owner.Public()
 	i.Signature = owner.Sign(i.Text())
+	return i, nil
+}
+
+// maxInviteExpiry is the last second of the year 9999, the latest time that every store can keep.
+const maxInviteExpiry = 253402300799
+
+// ParseInviteV2 reads the text of a version 2 invite, and puts the signature beside it without judging it: call Verify next. It is strict, so
+// that a text has one reading and is [InviteV2.Text] of the result: six fields, ids that are [ValidID], a whole number of seconds up to the
+// year 9999, a role, and the owner's key in 64 lower-case hex digits. Anything else is ClassMalformed.
+func ParseInviteV2(canonical, signature string) (InviteV2, error) {
+	f := strings.Split(canonical, separator)
+	if len(f) != 6 || f[0] != "v=2" {
+		return InviteV2{}, refuse(ClassMalformed, "the text is not that of an invite of version 2")
+	}
+	expires, err := strconv.ParseFloat(f[3], 64)
+	i := InviteV2{MeshID: f[1], InviteID: f[2], ExpiresAt: expires, Role: f[4], OwnerPubkey: f[5], Signature: signature}
+	switch {
+	case !ValidID(i.MeshID), !ValidID(i.InviteID):
+		return InviteV2{}, refuse(ClassMalformed, "the invite has a bad id")
+	case err != nil, !(expires > 0 && expires <= maxInviteExpiry), expires != math.Trunc(expires), i.Text() != canonical: // negated: NaN compares false
+		return InviteV2{}, refuse(ClassMalformed, "the invite's expiry is not a whole number of seconds")
+	case i.Role != RoleAdmin && i.Role != RoleMember:
+		return InviteV2{}, refuse(ClassMalformed, "the invite's role is neither admin nor member")
+	case !isLowerHex(i.OwnerPubkey, 2*ed25519.PublicKeySize):
+		return InviteV2{}, refuse(ClassMalformed, "the owner's key is not 64 lower-case hex digits")
+	}
 	return i, nil
 }
 
