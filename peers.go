@@ -57,6 +57,7 @@ func (b *Broker) meshInfo(_ context.Context, by Caller, _ wire.MeshInfo) (wire.M
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	info.Slug, info.OwnerPubkey = m.info.Slug, m.info.OwnerPubkey
 	for _, p := range m.presences {
 		if !p.row.Visible && p.member.ID != by.Member.ID {
 			continue

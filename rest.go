@@ -127,7 +127,8 @@ func (b *Broker) routes() *http.ServeMux {
 		{"GET", "/api/public/invite-code/{code}", open, serveInviteCode},
 		{"POST", "/hook/set-status", shut, b.serveHook},
 		{"POST", "/join", b.opts.JoinCORS, b.serveJoin},
-		{"POST", "/invites/{code}/claim", shut, b.serveInviteClaim},
+		{"POST", "/invites/{code}/claim", b.opts.JoinCORS, b.serveInviteClaim},
+		{"POST", "/api/public/invites/{code}/claim", b.opts.JoinCORS, b.serveInviteClaim},
 	} {
 		serve := rt.serve
 		if rt.cors {

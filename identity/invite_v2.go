@@ -88,6 +88,15 @@ func (i InviteV2) Capability() string {
 	return string(append(out, '}'))
 }
 
+// ParseCapability reads a stored capability as [ParseInviteV2] does, without judging it. ClassMalformed.
+func ParseCapability(stored string) (InviteV2, error) {
+	var c inviteCapability
+	if err := json.Unmarshal([]byte(stored), &c); err != nil {
+		return InviteV2{}, refuse(ClassMalformed, "the invite has no stored capability")
+	}
+	return ParseInviteV2(c.Canonical, c.Signature)
+}
+
 // VerifyCapability checks a stored capability against the fields of the invite's row, whose Signature is ignored: ClassMalformed
 // when there is none or it is not such JSON, ClassBadSignature when its text is not that of the fields, then as Verify.
 func (i InviteV2) VerifyCapability(stored string, now time.Time) error {

@@ -90,6 +90,17 @@ func ParseShortLink(s string) (ShortLink, error) {
 	return l, nil
 }
 
+// FormatShortLink is the link of a version 2 invite at the broker whose socket is at brokerURL (ws:// or wss://): beside the socket. ClassMalformed
+// for anything else.
+func FormatShortLink(brokerURL, code string) (string, error) {
+	u, err := url.Parse(brokerURL)
+	if err != nil || u.Host == "" || u.Scheme != "ws" && u.Scheme != "wss" || !isInviteCode(code) {
+		return "", refuse(ClassMalformed, "the broker's address is not ws://host/… or wss://host/…, or the code is none")
+	}
+	path := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(u.EscapedPath(), "/"), "/ws"), "/")
+	return "http" + strings.TrimPrefix(u.Scheme, "ws") + "://" + u.Host + path + "/i/" + code, nil
+}
+
 func isInviteCode(s string) bool {
 	if len(s) < minCodeLength || len(s) > maxCodeLength {
 		return false

@@ -70,6 +70,30 @@ func TestParseShortLink(t *testing.T) {
 	}
 }
 
+func TestFormatShortLink(t *testing.T) {
+	t.Parallel()
+	for socket, want := range map[string]string{
+		"ws://127.0.0.1:7900/ws":     "http://127.0.0.1:7900/i/abcd2345",
+		"wss://mesh.example/ws":      "https://mesh.example/i/abcd2345",
+		"wss://mesh.example/team/ws": "https://mesh.example/team/i/abcd2345",
+		"wss://mesh.example/a%2Fb/":  "https://mesh.example/a%2Fb/i/abcd2345",
+		"wss://mesh.example":         "https://mesh.example/i/abcd2345",
+	} {
+		got, err := identity.FormatShortLink(socket, "abcd2345")
+		require.NoError(t, err, socket)
+		require.Equal(t, want, got)
+		back, err := identity.ParseShortLink(got)
+		require.NoError(t, err)
+		require.Equal(t, strings.TrimSuffix(want, "/i/abcd2345"), back.Sites[0])
+	}
+	for _, socket := range []string{"", "https://mesh.example/ws", "ws:///ws", "mesh.example", "ws://%zz"} {
+		_, err := identity.FormatShortLink(socket, "abcd2345")
+		requireClass(t, "malformed", err)
+	}
+	_, err := identity.FormatShortLink("wss://mesh.example/ws", "no")
+	requireClass(t, "malformed", err)
+}
+
 // An invite is read by one of the two and never by both.
 func FuzzParseShortLink(f *testing.F) {
 	for _, s := range []string{"abcd2345", "https://h/i/abcd2345", "https://h/de/i/abcd2345/?q", "ic://join/" + strings.Repeat("a", 30), strings.Repeat("a", 21)} {
@@ -103,6 +127,13 @@ func TestParseInviteV2(t *testing.T) {
 	require.Equal(t, signed, got)
 	require.NoError(t, got.Verify(time.Unix(1790000000, 0)))
 	requireClass(t, "expired", got.Verify(time.Unix(1790000001, 0)))
+	got, err = identity.ParseCapability(signed.Capability())
+	require.NoError(t, err)
+	require.Equal(t, signed, got)
+	for _, stored := range []string{"", "{}", `{"canonical":1}`, strings.Replace(signed.Capability(), "v=2", "v=3", 1)} {
+		_, err = identity.ParseCapability(stored)
+		requireClass(t, "malformed", err)
+	}
 
 	last, err := identity.ParseInviteV2("v=2|m|i|253402300799|admin|"+publicO, "x")
 	require.NoError(t, err)

@@ -41,6 +41,9 @@ var requests = map[string]func() any{
 	wire.TypeAPIKeyCreate:  func() any { return new(wire.APIKeyCreate) },
 	wire.TypeAPIKeyList:    func() any { return new(wire.APIKeyList) },
 	wire.TypeAPIKeyRevoke:  func() any { return new(wire.APIKeyRevoke) },
+	wire.TypeInviteCreate:  func() any { return new(wire.InviteCreate) },
+	wire.TypeInviteList:    func() any { return new(wire.InviteList) },
+	wire.TypeInviteRevoke:  func() any { return new(wire.InviteRevoke) },
 }
 
 // check decodes a frame and runs its own checks, as the broker does.
@@ -97,7 +100,7 @@ func expand(t testing.TB, s string) string {
 	}
 }
 
-var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt"}
+var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "invite.txt", "messagestatus.txt"}
 
 func TestFrames(t *testing.T) {
 	t.Parallel()
