@@ -215,7 +215,9 @@ func TestClaimRefusalsInOrder(t *testing.T) {
 		raised := row("raised", func(i *store.Invite) { i.Role = "admin" })
 		longer := row("longer", func(i *store.Invite) { i.ExpiresAt = i.ExpiresAt.Add(time.Hour) })
 		legacy := row("legacy", func(i *store.Invite) { i.Capability = "" })
-		forged := row("forged", func(i *store.Invite) { i.Capability = strings.Replace(i.Capability, `"signature":"`, `"signature":"00`, 1) })
+		forged := row("forged", func(i *store.Invite) {
+			i.Capability = strings.Replace(i.Capability, `"signature":"`, `"signature":"00`, 1)
+		})
 		noKeys := func(slug string, n broker.NewMesh) string {
 			n.Slug = slug
 			m, err := b.CreateMesh(ctx, n)
