@@ -356,7 +356,7 @@ func (b *Broker) keepRootKey(ctx context.Context, by Caller, mesh *store.Mesh, s
 		return nil
 	}
 	if by.Member.ID != "" && by.Member.ID != mesh.OwnerMemberID && by.Member.Pubkey != mesh.OwnerPubkey {
-		return &wire.Fault{Code: wire.Forbidden, Field: "rootKey", Text: "rootKey is taken from the mesh's owner alone"}
+		return &wire.Fault{Code: wire.Forbidden, Field: "rootKey", Text: "rootKey is taken from the mesh's owner alone, who must be a member, or the host must give it"}
 	}
 	if identity.CheckRootKey(signed.rootKey) != nil {
 		return wire.BadField("rootKey", "must be base64url of 32 bytes")
