@@ -430,6 +430,23 @@ func TestHostMakesShortInvites(t *testing.T) {
 	})
 }
 
+// Uploading tells whether a code is taken, so it costs what claiming costs.
+func TestCodesCannotBeSearchedByUploading(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mesh := withRootKey(t, func(o *broker.Options) { o.JoinAddrRatePerMin = 3 })
+		ana := mesh.Dial("ana")
+		for range 3 {
+			created(t, ana, signedV2(t, mesh, mesh.Owner, nil))
+		}
+		require.Equal(t, "rate_limit", ana.Request(signedV2(t, mesh, mesh.Owner, nil))["code"])
+		require.Equal(t, "rate_limit", mesh.Dial("ana").Request(signedV2(t, mesh, mesh.Owner, nil))["code"], "on another connection, too")
+		created(t, ana, signedV1(t, mesh, mesh.Owner, nil))
+		time.Sleep(20 * time.Second)
+		created(t, ana, signedV2(t, mesh, mesh.Owner, nil))
+	})
+}
+
 func TestInvitesOfMembersAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

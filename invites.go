@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/claudemesh/broker/identity"
+	"github.com/claudemesh/broker/internal/ratelimit"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/wire"
 )
@@ -32,6 +33,10 @@ var errNotOwners = &wire.Fault{
 func (b *Broker) opInviteCreate(ctx context.Context, by Caller, f wire.InviteCreate) (wire.Message, error) {
 	if err := b.mayInvite(ctx, by, errNotOwners); err != nil {
 		return nil, err
+	}
+	// The answer tells whether a code is taken, in any mesh, so codes cannot be searched here any faster than by claiming them.
+	if key := by.addrKey(); f.V() == 2 && b.opts.InviteV2 && !b.joinAddrs.Take(key, time.Now()) {
+		return nil, &wire.Fault{Code: wire.RateLimit, Text: "too many short links and claims from this address; slow down"}
 	}
 	signed := signedInvite{version: f.V(), token: f.Token, canonical: f.Canonical, signature: f.Signature, code: f.Code, rootKey: f.RootKey}
 	u := InviteUpload{MaxUses: f.Uses(), CreatedBy: by.Member.ID}
@@ -73,6 +78,14 @@ func (b *Broker) opInviteRevoke(ctx context.Context, by Caller, f wire.InviteRev
 		return nil, &wire.Fault{Code: wire.NotFound, Text: "no such invite", Cause: err}
 	}
 	return nil, err
+}
+
+// addrKey is what limits by address know the caller's connection by.
+func (by Caller) addrKey() string {
+	if by.session == nil {
+		return ""
+	}
+	return ratelimit.AddrKey(by.session.addr)
 }
 
 // mayInvite refuses a caller that does not govern the mesh.

@@ -81,7 +81,7 @@ type Options struct {
 	APIRatePerMin int
 	// AuthFailAddrRatePerMin is a remote address's budget of failed authentications over REST. Default 60.
 	AuthFailAddrRatePerMin int
-	// JoinAddrRatePerMin is a remote address's budget of POST /join and of claims together. Default 30.
+	// JoinAddrRatePerMin is a remote address's budget of joins, claims and uploads of short links together. Default 30.
 	JoinAddrRatePerMin int
 	// HookRatePerMin is the budget of hook signals per pid and directory, HookAddrRatePerMin per remote address. Defaults 30 and 300.
 	HookRatePerMin     int

@@ -125,7 +125,7 @@ func (c joinCmd) Run(p *program) error {
 		}
 		return err
 	}
-	if short && !c.New && c.Key == "" {
+	if short && !c.New {
 		if err := p.home.spare(got); err != nil {
 			return err
 		}
