@@ -37,6 +37,9 @@ type NewMesh struct {
 	// OwnerPubkey is the ed25519 key, 64 hex digits, that signs the mesh's invites. A member that has it may govern the mesh. Without one
 	// nobody can join by invite, until [Broker.SetOwner] names it.
 	OwnerPubkey string
+	// RootKey is the mesh's root key, base64url of 32 bytes, for invites of version 2 (Options.InviteV2). Default: none, until [Broker.SetRootKey], or
+	// the owner with the first such invite, gives it. The broker has no other use for it.
+	RootKey string
 	// SelfEditable says what members may change about themselves. Default (nil): everything.
 	SelfEditable *wire.SelfEditable
 }
@@ -49,7 +52,7 @@ func (b *Broker) CreateMesh(ctx context.Context, n NewMesh) (store.Mesh, error) 
 	}
 	defer b.work.leaveSession()
 	m := store.Mesh{
-		ID: cmp.Or(n.ID, newID()), Name: n.Name, OwnerPubkey: strings.ToLower(n.OwnerPubkey), Visibility: "private",
+		ID: cmp.Or(n.ID, newID()), Name: n.Name, OwnerPubkey: strings.ToLower(n.OwnerPubkey), RootKey: n.RootKey, Visibility: "private",
 		SelfEditable: wire.SelfEditable{DisplayName: true, RoleTag: true, Groups: true, MessageMode: true}, CreatedAt: now(),
 	}
 	if n.SelfEditable != nil {
@@ -72,6 +75,9 @@ func (b *Broker) CreateMesh(ctx context.Context, n NewMesh) (store.Mesh, error) 
 			return store.Mesh{}, err
 		}
 	}
+	if m.RootKey != "" && identity.CheckRootKey(m.RootKey) != nil {
+		return store.Mesh{}, errRootKey
+	}
 	general := store.Topic{ID: newID(), MeshID: m.ID, Name: generalTopic, Visibility: wire.VisibilityPublic, CreatedAt: m.CreatedAt}
 	if err := b.store.CreateMesh(ctx, m, general); err != nil {
 		return store.Mesh{}, fmt.Errorf("create mesh: %w", err)
@@ -87,6 +93,24 @@ func checkKey(field, pubkey string) error {
 		f := wire.BadField(field, "must be an ed25519 public key, 64 hex digits")
 		f.Cause = err
 		return f
+	}
+	return nil
+}
+
+var errRootKey = wire.BadField("RootKey", "must be base64url of 32 bytes")
+
+// SetRootKey gives a mesh the root key that invites of version 2 hand out, base64url of 32 bytes. It is the same for the life of the mesh: one that it has
+// already is kept, and another is store.ErrConflict. store.ErrNotFound: no such mesh.
+func (b *Broker) SetRootKey(ctx context.Context, meshID, rootKey string) error {
+	if err := b.hosted(); err != nil {
+		return err
+	}
+	defer b.work.leaveSession()
+	if identity.CheckRootKey(rootKey) != nil {
+		return errRootKey
+	}
+	if err := b.store.SetRootKey(ctx, meshID, rootKey); err != nil {
+		return fmt.Errorf("root key: %w", err)
 	}
 	return nil
 }

@@ -3,248 +3,106 @@ package broker
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/claudemesh/broker/identity"
+	"github.com/claudemesh/broker/internal/ratelimit"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/wire"
 )
 
-// joinPost is the body of POST /join.
-type joinPost struct {
-	InviteToken   string             `json:"invite_token"`
-	InvitePayload *identity.InviteV1 `json:"invite_payload"`
-	PeerPubkey    string             `json:"peer_pubkey"`
-	DisplayName   string             `json:"display_name"`
-	// Signature proves that who joins holds the key: by PeerPubkey over identity.JoinText. Older clients send none.
-	Signature string `json:"signature"`
-}
-
-// joinAnswer is the body of an accepted join.
-type joinAnswer struct {
-	OK            bool   `json:"ok"`
-	MemberID      string `json:"memberId"`
-	AlreadyMember bool   `json:"alreadyMember,omitempty"`
-}
-
-// The codes by which a join is refused, in the order of the checks; docs/rest.md, join.
 var (
-	errJoinSignature    = &joinRefusal{code: "invite_bad_signature"}
-	errJoinMesh         = &joinRefusal{code: "mesh_not_found"}
-	errJoinNoOwner      = &joinRefusal{code: "mesh_missing_owner_key"}
-	errJoinOwner        = &joinRefusal{code: "invite_owner_mismatch"}
-	errJoinInvite       = &joinRefusal{code: "invite_not_found"}
-	errJoinOtherMesh    = &joinRefusal{code: "invite_mesh_mismatch"}
-	errJoinRevoked      = &joinRefusal{code: "invite_revoked"}
-	errJoinExpired      = &joinRefusal{code: "invite_expired"}
-	errJoinProof        = &joinRefusal{code: "join_bad_signature", detail: "signature is not peer_pubkey's over this invite"}
-	errJoinProofMissing = &joinRefusal{code: "join_proof_required", detail: "this broker wants a signature by peer_pubkey; use a newer client"}
-	errJoinBanned       = &joinRefusal{code: "member_banned"}
-	errJoinKeyInUse     = &joinRefusal{code: "pubkey_in_use", detail: "the key is another member's session key or a former member key; make a new one"}
-	errJoinExhausted    = &joinRefusal{code: "invite_exhausted"}
-	errJoinFull         = &joinRefusal{code: "member_insert_failed", detail: "the mesh has as many members as it may"}
+	_ = op(wire.TypeInviteCreate, (*Broker).opInviteCreate)
+	_ = op(wire.TypeInviteList, (*Broker).opInviteList)
+	_ = op(wire.TypeInviteRevoke, (*Broker).opInviteRevoke)
 )
 
-// joinRefusal is a refused join: 400 with a code of the protocol and, where that does not say enough, a text for people.
-type joinRefusal struct{ code, detail string }
+// maxLiveInvites is how many invites of a mesh may be good for something when a member uploads another; docs/protocol.md, invites.
+const maxLiveInvites = 1000
 
-func (r *joinRefusal) Error() string { return "join refused: " + r.code }
+// errNotOwners refuses an invite that somebody else than the mesh's owner signed, or that somebody uploads who may not.
+var errNotOwners = &wire.Fault{
+	Code: wire.Forbidden, Text: "an invite must be signed by the key of the mesh's owner, and uploaded by the owner or an admin",
+}
 
-// serveJoin answers POST /join: it enrols a key as a member of the mesh that an invite is for.
-func (b *Broker) serveJoin(w http.ResponseWriter, r *http.Request) {
-	var f joinPost
-	if !b.readShape(w, r, &f) {
-		return
+func (b *Broker) opInviteCreate(ctx context.Context, by Caller, f wire.InviteCreate) (wire.Message, error) {
+	if err := b.mayInvite(ctx, by, errNotOwners); err != nil {
+		return nil, err
 	}
-	if f.InviteToken == "" || f.InvitePayload == nil || f.PeerPubkey == "" || f.DisplayName == "" {
-		refuseShape(w, http.StatusBadRequest, "invite_token, invite_payload, peer_pubkey, display_name required", 0)
-		return
+	// The answer tells whether a code is taken, in any mesh, so codes cannot be searched here any faster than by claiming them.
+	if key := by.addrKey(); f.V() == 2 && b.opts.InviteV2 && !b.joinAddrs.Take(key, time.Now()) {
+		return nil, &wire.Fault{Code: wire.RateLimit, Text: "too many short links and claims from this address; slow down"}
 	}
-	if !wire.IsKey(f.PeerPubkey) {
-		refuseShape(w, http.StatusBadRequest, "peer_pubkey must be 64 hex chars (32 bytes)", 0)
-		return
+	signed := signedInvite{version: f.V(), token: f.Token, canonical: f.Canonical, signature: f.Signature, code: f.Code, rootKey: f.RootKey}
+	u := InviteUpload{MaxUses: f.Uses(), CreatedBy: by.Member.ID}
+	if f.Preset != nil {
+		u.Preset = store.InvitePreset(*f.Preset)
 	}
-	if err := identity.CheckPublic(f.PeerPubkey); err != nil {
-		refuseShape(w, http.StatusBadRequest, "peer_pubkey is no ed25519 key that can be used; make a new one", 0)
-		return
-	}
-	var ok bool
-	if f.DisplayName, ok = wire.DisplayName(f.DisplayName); !ok {
-		refuseShape(w, http.StatusBadRequest, fmt.Sprintf("display_name must have 1 to %d characters and no control characters", wire.MaxDisplayName), 0)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), requestTime)
-	defer cancel()
-	member, already, err := b.join(ctx, f)
-	if refusal, ok := errors.AsType[*joinRefusal](err); ok {
-		b.log.Debug("join refused", "code", refusal.code)
-		writeJSON(w, http.StatusBadRequest, struct {
-			OK     bool   `json:"ok"`
-			Error  string `json:"error"`
-			Detail string `json:"detail,omitempty"`
-		}{Error: refusal.code, Detail: refusal.detail})
-		return
-	}
+	i, err := b.uploadInvite(ctx, by, signed, u)
 	if err != nil {
-		b.failed(w, "join", err)
-		return
+		return nil, err
 	}
-	writeJSON(w, http.StatusOK, joinAnswer{OK: true, MemberID: member.ID, AlreadyMember: already})
+	return &wire.InviteCreated{Header: wire.Header{Type: wire.TypeInviteCreated}, ID: i.ID, ExpiresAt: wire.FormatTime(i.ExpiresAt)}, nil
 }
 
-// join checks an invite and redeems it, or fails with a joinRefusal.
-func (b *Broker) join(ctx context.Context, f joinPost) (m store.Member, already bool, err error) {
-	t := now()
-	invite, err := b.checkInvite(ctx, f, t)
+func (b *Broker) opInviteList(ctx context.Context, by Caller, _ wire.InviteList) (wire.Message, error) {
+	if err := b.mayInvite(ctx, by, &wire.Fault{Code: wire.Forbidden, Text: "only the owner or an admin can list the invites"}); err != nil {
+		return nil, err
+	}
+	all, err := b.Invites(ctx, by.MeshID)
 	if err != nil {
-		return m, false, err
+		return nil, fmt.Errorf("invites: %w", err)
 	}
-	switch proof := (identity.Join{InviteToken: f.InviteToken, PeerPubkey: f.PeerPubkey, Signature: f.Signature}); {
-	case f.Signature != "" && proof.Verify() != nil:
-		return m, false, errJoinProof
-	case f.Signature == "" && b.opts.RequireJoinProof:
-		return m, false, errJoinProofMissing
+	list := &wire.InviteListResult{Header: wire.Header{Type: wire.TypeInviteListResult}, Invites: make([]wire.InviteInfo, len(all))}
+	for n := range all {
+		i := &all[n]
+		list.Invites[n] = wire.InviteInfo{
+			ID: i.ID, Version: i.Version, Role: i.Role, MaxUses: i.MaxUses, UsedCount: i.UsedCount, ExpiresAt: wire.FormatTime(i.ExpiresAt),
+			CreatedAt: wire.FormatTime(i.CreatedAt), RevokedAt: wire.FormatTimePtr(i.RevokedAt),
+		}
 	}
-	m = store.Member{
-		ID: newID(), MeshID: invite.MeshID, Pubkey: strings.ToLower(f.PeerPubkey), Name: cmp.Or(invite.Preset.DisplayName, f.DisplayName),
-		RoleTag: invite.Preset.RoleTag, DefaultGroups: invite.Preset.Groups, MessageMode: cmp.Or(invite.Preset.MessageMode, "push"), JoinedAt: t,
-	}
-	r := store.Redemption{TokenHash: invite.TokenHash, Member: m, MaxMembers: limitOr(b.opts.MaxMembersPerMesh), Now: t}
-	m, already, err = b.store.RedeemInvite(ctx, r, audited(Caller{Member: m, Name: m.Name}, wire.AuditMemberJoined, map[string]any{
-		"invite": invite.ID, "member": m.ID, "pubkey": m.Pubkey,
-	}))
-	switch {
-	case err == nil:
-	case errors.Is(err, store.ErrNotFound):
-		return m, false, errJoinInvite
-	case errors.Is(err, store.ErrRevoked):
-		return m, false, errJoinRevoked
-	case errors.Is(err, store.ErrExpired):
-		return m, false, errJoinExpired
-	case errors.Is(err, store.ErrConflict):
-		return m, false, b.whyConflict(ctx, r.Member)
-	case errors.Is(err, store.ErrKeyInUse):
-		return m, false, errJoinKeyInUse
-	case errors.Is(err, store.ErrExhausted):
-		return m, false, errJoinExhausted
-	case errors.Is(err, store.ErrLimit):
-		return m, false, errJoinFull
-	default:
-		return m, false, fmt.Errorf("redeem invite: %w", err)
-	}
-	if !already {
-		b.appeared(ctx, m, true)
-	}
-	return m, already, nil
+	return list, nil
 }
 
-// whyConflict tells the key of a banned member from one that a member used to have.
-func (b *Broker) whyConflict(ctx context.Context, m store.Member) error {
-	known, err := b.store.MemberByKey(ctx, m.MeshID, m.Pubkey)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return errJoinKeyInUse
-	case err != nil:
-		return fmt.Errorf("member of a refused key: %w", err)
-	case known.RevokedAt.IsZero():
-		return errJoinKeyInUse // enrolled between the two calls; a second try finds it
-	default:
-		return errJoinBanned
+func (b *Broker) opInviteRevoke(ctx context.Context, by Caller, f wire.InviteRevoke) (wire.Message, error) {
+	if err := b.mayInvite(ctx, by, &wire.Fault{Code: wire.Forbidden, Text: "only the owner or an admin can revoke an invite"}); err != nil {
+		return nil, err
 	}
-}
-
-// checkInvite runs the checks that need no change of the store, in the protocol's order, and returns the stored invite.
-func (b *Broker) checkInvite(ctx context.Context, f joinPost, t time.Time) (store.Invite, error) {
-	payload, none := *f.InvitePayload, store.Invite{}
-	if err := payload.VerifySignature(); err != nil {
-		return none, errJoinSignature
-	}
-	if !wire.IsID(payload.MeshID) {
-		return none, errJoinMesh
-	}
-	mesh, err := b.store.Mesh(ctx, payload.MeshID)
-	if errors.Is(err, store.ErrNotFound) || err == nil && !mesh.ArchivedAt.IsZero() {
-		return none, errJoinMesh
-	} else if err != nil {
-		return none, fmt.Errorf("mesh of an invite: %w", err)
-	}
-	if mesh.OwnerPubkey == "" {
-		return none, errJoinNoOwner
-	}
-	if !strings.EqualFold(mesh.OwnerPubkey, payload.OwnerPubkey) {
-		return none, errJoinOwner
-	}
-	invite, err := b.store.InviteByToken(ctx, identity.TokenHash(f.InviteToken))
+	err := b.revokeInvite(ctx, by, f.ID)
 	if errors.Is(err, store.ErrNotFound) {
-		return none, errJoinInvite
-	} else if err != nil {
-		return none, fmt.Errorf("invite: %w", err)
+		return nil, &wire.Fault{Code: wire.NotFound, Text: "no such invite", Cause: err}
 	}
-	// The payload is what the client believes; the token is what was registered. Both must be one invite.
-	token, err := identity.ParseInviteToken(f.InviteToken)
-	token.Signature = payload.Signature
-	switch {
-	case invite.MeshID != mesh.ID:
-		return none, errJoinOtherMesh
-	case err != nil || token != payload:
-		return none, errJoinSignature
-	case !invite.RevokedAt.IsZero():
-		return none, errJoinRevoked
-	case !invite.ExpiresAt.After(t) || payload.ExpiresAt < float64(t.Unix()):
-		return none, errJoinExpired
-	default:
-		return invite, nil
-	}
+	return nil, err
 }
 
-// appeared makes a member known that was enrolled or restored just now: a session that goes by its name loses that name, and, when subscribed is true, those
-// who hold the key of the topic "general" learn that there is somebody to seal it for. Nothing here can fail the operation: it is done already.
-func (b *Broker) appeared(ctx context.Context, member store.Member, subscribed bool) {
-	m := b.loaded(member.MeshID)
-	if m == nil {
-		return // nobody is here
+// addrKey is what limits by address know the caller's connection by.
+func (by Caller) addrKey() string {
+	if by.session == nil {
+		return ""
 	}
-	defer m.release()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
-	if _, err := m.reloadRoster(ctx); err != nil { // hellos compare names against it
-		b.log.Warn("roster could not be loaded after a member appeared", "mesh", m.id, "member", member.ID, "cause", err)
-	}
-	m.nameTaken(member)
-	if !subscribed {
-		return
-	}
-	switch topic, err := b.store.Topic(ctx, m.id, generalTopic); {
-	case err == nil:
-		b.topicJoined(ctx, m.id, topic.ID, member.ID)
-	case !errors.Is(err, store.ErrNotFound): // else it is archived
-		b.log.Warn("new member could not be announced to the first topic", "mesh", m.id, "member", member.ID, "cause", err)
-	}
+	return ratelimit.AddrKey(by.session.addr)
 }
 
-// generalTopic is the topic that a mesh begins with and that everybody who joins is subscribed to.
-const generalTopic = "general"
-
-// serveInviteClaim answers POST /invites/{code}/claim: invites of version 2 are not offered.
-func (b *Broker) serveInviteClaim(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusNotImplemented, struct {
-		Error  string `json:"error"`
-		Detail string `json:"detail"`
-	}{"invite_v2_disabled", "this broker issues invites of version 1 only; ask for a link that begins with ic://join/"})
+// mayInvite refuses a caller that does not govern the mesh.
+func (b *Broker) mayInvite(ctx context.Context, by Caller, refusal *wire.Fault) error {
+	admin, err := b.isAdmin(ctx, by)
+	if err == nil && !admin {
+		return refusal
+	}
+	return err
 }
 
 // InviteOptions describe an invite.
 type InviteOptions struct {
-	// BrokerURL is where those who join reach the broker's WebSocket: ws:// or wss://, with the host's prefix and /ws. Required.
+	// Version is 1 (default), whose link holds the mesh's root key, or 2, a short link to a code, which needs Options.InviteV2.
+	Version int
+	// BrokerURL is where those who join reach the broker's WebSocket: ws:// or wss://, with the host's prefix and /ws. Required. Version 2
+	// has its link beside it, with http for ws, and who joins by it asks the broker there.
 	BrokerURL string
 	// Role is that of those who join: store.RoleMember (default) or RoleAdmin.
 	Role string
@@ -256,26 +114,30 @@ type InviteOptions struct {
 	TTL time.Duration
 	// Preset is what those who join get.
 	Preset store.InvitePreset
-	// RootKey is the mesh's root key inside the link, base64url of 32 bytes. The broker does not use or keep it. Default: one that is
-	// derived from the owner's secret key and the mesh's id, the same in every invite.
+	// RootKey is the mesh's root key, base64url of 32 bytes. Of version 1 it is inside the link, and the broker does not use or keep it; of
+	// version 2 the broker keeps it ([Broker.SetRootKey]). Default: the mesh's that the broker has already, else one that is derived from the owner's secret key
+	// and the mesh's id, the same in every invite.
 	RootKey string
 }
 
 // CreateInvite signs an invite with the key of the mesh's owner and registers it. The link is for the people who are to join and for nobody
-// else: it holds the mesh's root key. Only its hash is kept, so it cannot be shown again. store.ErrNotFound: no such mesh.
+// else: of version 1 it holds the mesh's root key. It cannot be shown again: of version 1 only its hash is kept. store.ErrNotFound: no such mesh; a
+// [wire.Fault] with code invite_v2_disabled: version 2 without Options.InviteV2.
 func (b *Broker) CreateInvite(ctx context.Context, meshID string, owner identity.KeyPair, o InviteOptions) (link string, _ store.Invite, _ error) {
 	mesh, err := b.store.Mesh(ctx, meshID)
 	if err != nil {
 		return "", store.Invite{}, fmt.Errorf("mesh of an invite: %w", err)
 	}
-	if o.RootKey == "" && !owner.IsZero() {
-		o.RootKey = deriveRootKey(owner, meshID)
+	o.Version, o.Role = cmp.Or(o.Version, 1), cmp.Or(o.Role, store.RoleMember)
+	o.RootKey = cmp.Or(o.RootKey, mesh.RootKey, identity.DeriveRootKey(owner, meshID))
+	if o.Version != 1 && o.Version != 2 {
+		return "", store.Invite{}, wire.BadField("Version", "must be 1 or 2")
 	}
-	if err := checkRole(cmp.Or(o.Role, store.RoleMember)); err != nil {
+	if err := checkRole(o.Role); err != nil {
 		return "", store.Invite{}, err
 	}
-	if raw, err := identity.StrictBase64URL(o.RootKey); err != nil || len(raw) != 32 {
-		return "", store.Invite{}, wire.BadField("RootKey", "must be base64url of 32 bytes")
+	if identity.CheckRootKey(o.RootKey) != nil {
+		return "", store.Invite{}, errRootKey
 	}
 	ttl := cmp.Or(o.TTL, 7*24*time.Hour)
 	if ttl < 0 {
@@ -283,30 +145,55 @@ func (b *Broker) CreateInvite(ctx context.Context, meshID string, owner identity
 	}
 	expires := math.Ceil(float64(now().Add(ttl).UnixMilli()) / 1000)
 	for {
-		invite, err := identity.InviteV1{
-			MeshID: meshID, MeshSlug: mesh.Slug, BrokerURL: o.BrokerURL, MeshRootKey: o.RootKey, Role: cmp.Or(o.Role, store.RoleMember),
-			ExpiresAt: expires,
-		}.Sign(owner)
+		link, signed, err := o.sign(owner, &mesh, expires)
 		if err != nil {
-			return "", store.Invite{}, &wire.Fault{Code: wire.InvalidArgs, Text: "the invite cannot be signed: " + err.Error(), Cause: err}
-		}
-		token := invite.Token()
-		kept, err := b.UploadInvite(ctx, meshID, token, InviteUpload{MaxUses: o.MaxUses, Preset: o.Preset, FirstIsAdmin: o.FirstIsAdmin})
-		switch {
-		case err == nil:
-			return "ic://join/" + token, kept, nil
-		case !errors.Is(err, store.ErrConflict) || ctx.Err() != nil:
 			return "", store.Invite{}, err
 		}
-		expires++ // an invite is known by its text, which says no more than this: the next second makes it another one
+		kept, err := b.upload(ctx, meshID, signed, InviteUpload{MaxUses: o.MaxUses, Preset: o.Preset, FirstIsAdmin: o.FirstIsAdmin})
+		switch {
+		case err == nil:
+			return link, kept, nil
+		case !errors.Is(err, wire.InviteExists) && !errors.Is(err, wire.InviteCodeInUse) || ctx.Err() != nil:
+			return "", store.Invite{}, err
+		}
+		expires++ // one of version 1 is known by its text, which says no more than this: the next second makes it another one
 	}
 }
 
-// deriveRootKey makes a root key that only the owner can make again, so that nobody needs to keep it.
-func deriveRootKey(owner identity.KeyPair, meshID string) string {
-	h := hmac.New(sha256.New, []byte(owner.SeedHex()))
-	h.Write([]byte("claudemesh-root-key|" + meshID))
-	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+// sign makes the invite by the owner's key, and its link.
+func (o *InviteOptions) sign(owner identity.KeyPair, mesh *store.Mesh, expires float64) (link string, _ signedInvite, _ error) {
+	unsigned := func(err error) (string, signedInvite, error) {
+		return "", signedInvite{}, &wire.Fault{Code: wire.InvalidArgs, Text: "the invite cannot be signed: " + err.Error(), Cause: err}
+	}
+	code := identity.NewInviteCode()
+	link, err := identity.FormatShortLink(o.BrokerURL, code)
+	if err != nil {
+		return "", signedInvite{}, errBrokerURL
+	}
+	if o.Version == 1 {
+		i, err := identity.InviteV1{
+			MeshID: mesh.ID, MeshSlug: mesh.Slug, BrokerURL: o.BrokerURL, MeshRootKey: o.RootKey, Role: o.Role, ExpiresAt: expires,
+		}.Sign(owner)
+		if err != nil {
+			return unsigned(err)
+		}
+		return "ic://join/" + i.Token(), signedInvite{version: 1, token: i.Token()}, nil
+	}
+	i, err := identity.InviteV2{MeshID: mesh.ID, InviteID: newID(), ExpiresAt: expires, Role: o.Role}.Sign(owner)
+	if err != nil {
+		return unsigned(err)
+	}
+	return link, signedInvite{version: 2, canonical: i.Text(), signature: i.Signature, code: code, rootKey: o.RootKey}, nil
+}
+
+var errBrokerURL = wire.BadField("BrokerURL", "must be ws://host/… or wss://host/…")
+
+// signedInvite is an invite that an owner has signed: of version 1 the token; of version 2 the text with its signature and the code, and the mesh's
+// root key if the broker is to have it.
+type signedInvite struct {
+	version                             int
+	token                               string
+	canonical, signature, code, rootKey string
 }
 
 // InviteUpload says how an invite that was signed elsewhere may be used.
@@ -321,64 +208,206 @@ type InviteUpload struct {
 	CreatedBy string
 }
 
-// UploadInvite registers an invite whose token was signed elsewhere, so that the broker's process never sees the owner's key. The token holds the
+// UploadInvite registers an invite of version 1 whose token was signed elsewhere, so that the broker's process never sees the owner's key. The token holds the
 // mesh's root key; only its hash is kept. A token that is malformed, has expired or is another mesh's is a [wire.Fault] with code invalid_args, one
 // by another key than the mesh owner's has code forbidden. store.ErrNotFound: no such mesh; store.ErrConflict: uploaded before.
 func (b *Broker) UploadInvite(ctx context.Context, meshID, token string, u InviteUpload) (store.Invite, error) {
+	return b.upload(ctx, meshID, signedInvite{version: 1, token: token}, u)
+}
+
+// UploadInviteV2 is [Broker.UploadInvite] for one of version 2: the text that the owner signed and the code by which it is found, 6 to 16 letters and
+// digits, which is for those who are to join alone. Besides, code invite_v2_disabled: Options.InviteV2 is off; root_key_required: the mesh has no root key to
+// seal for who claims, see [Broker.SetRootKey]; invite_code_in_use: another invite has the code.
+func (b *Broker) UploadInviteV2(ctx context.Context, meshID string, i identity.InviteV2, code string, u InviteUpload) (store.Invite, error) {
+	return b.upload(ctx, meshID, signedInvite{version: 2, canonical: i.Text(), signature: i.Signature, code: code}, u)
+}
+
+// upload is uploadInvite for the host.
+func (b *Broker) upload(ctx context.Context, meshID string, signed signedInvite, u InviteUpload) (store.Invite, error) {
 	if err := b.hosted(); err != nil {
 		return store.Invite{}, err
 	}
 	defer b.work.leaveSession()
-	mesh, err := b.store.Mesh(ctx, meshID)
+	return b.uploadInvite(ctx, host(meshID), signed, u)
+}
+
+// uploadInvite judges what an owner signed and registers it, for the host or a member that governs the mesh.
+func (b *Broker) uploadInvite(ctx context.Context, by Caller, signed signedInvite, u InviteUpload) (store.Invite, error) {
+	if signed.version == 2 && !b.opts.InviteV2 {
+		return store.Invite{}, &wire.Fault{Code: wire.InviteV2Disabled, Text: "this broker takes invites of version 1 only"}
+	}
+	mesh, err := b.store.Mesh(ctx, by.MeshID)
 	if err != nil {
 		return store.Invite{}, fmt.Errorf("mesh of an invite: %w", err)
 	}
 	t := now()
-	signed, err := identity.ParseInviteToken(token)
-	if err == nil {
-		err = signed.Verify(t)
-	}
+	i, err := signed.judge(&mesh, t)
 	if err != nil {
-		return store.Invite{}, &wire.Fault{Code: wire.InvalidArgs, Field: "token", Text: "token is no good: " + string(identity.ClassOf(err)), Cause: err}
+		return store.Invite{}, err
 	}
-	where, err := url.Parse(signed.BrokerURL)
-	switch {
-	case err != nil || where.Scheme != "ws" && where.Scheme != "wss" || where.Host == "":
-		return store.Invite{}, wire.BadField("BrokerURL", "must be ws://host/… or wss://host/…")
-	case signed.MeshID != mesh.ID || signed.MeshSlug != mesh.Slug:
-		return store.Invite{}, wire.BadField("token", "is an invite to another mesh")
-	case mesh.OwnerPubkey == "" || !strings.EqualFold(signed.OwnerPubkey, mesh.OwnerPubkey):
-		return store.Invite{}, &wire.Fault{Code: wire.Forbidden, Text: "an invite must be signed by the key of the mesh's owner"}
-	case u.MaxUses < 0:
+	if u.MaxUses < 0 {
 		return store.Invite{}, wire.BadField("MaxUses", "must be at least 1")
 	}
-	preset := u.Preset
-	if preset.DisplayName != "" {
+	i.Preset = u.Preset
+	if i.Preset.DisplayName != "" {
 		var ok bool
-		if preset.DisplayName, ok = wire.DisplayName(preset.DisplayName); !ok {
+		if i.Preset.DisplayName, ok = wire.DisplayName(i.Preset.DisplayName); !ok {
 			return store.Invite{}, errName
 		}
 	}
-	if preset.Groups, err = checkProfile(preset.RoleTag, preset.Groups, cmp.Or(preset.MessageMode, "push")); err != nil {
+	if i.Preset.Groups, err = checkProfile(i.Preset.RoleTag, i.Preset.Groups, cmp.Or(i.Preset.MessageMode, "push")); err != nil {
 		return store.Invite{}, err
 	}
-	i := store.Invite{
-		ID: newID(), MeshID: meshID, TokenHash: identity.TokenHash(token), Version: 1, Role: signed.Role, MaxUses: cmp.Or(u.MaxUses, 1),
-		Preset: preset, ExpiresAt: time.Unix(int64(min(signed.ExpiresAt, maxExpiry)), 0).UTC(), CreatedBy: u.CreatedBy, CreatedAt: t,
+	if err := b.roomForInvite(ctx, by, t); err != nil {
+		return store.Invite{}, err
 	}
+	if err := b.keepRootKey(ctx, by, &mesh, signed); err != nil {
+		return store.Invite{}, err
+	}
+	i.MeshID, i.MaxUses, i.CreatedBy, i.CreatedAt = mesh.ID, cmp.Or(u.MaxUses, 1), u.CreatedBy, t
 	if u.FirstIsAdmin {
 		i.FirstRole = store.RoleAdmin
 	}
-	if err := b.store.CreateInvite(ctx, i); err != nil {
+	err = b.store.CreateInvite(ctx, i, audited(by, wire.AuditInviteCreated, map[string]any{
+		"expires_at": wire.FormatTime(i.ExpiresAt), "id": i.ID, "max_uses": i.MaxUses, "role": i.Role, "version": i.Version,
+	}))
+	if errors.Is(err, store.ErrConflict) {
+		return store.Invite{}, b.whyInviteConflict(ctx, &i, err)
+	} else if err != nil {
 		return store.Invite{}, fmt.Errorf("create invite: %w", err)
 	}
 	return i, nil
 }
 
+// judge reads what was signed, checks that the mesh's owner signed it for this mesh, and returns what is kept of it.
+func (s *signedInvite) judge(mesh *store.Mesh, t time.Time) (store.Invite, error) {
+	if s.version == 1 {
+		return s.judgeV1(mesh, t)
+	}
+	parsed, err := identity.ParseInviteV2(s.canonical, s.signature)
+	if err != nil {
+		return store.Invite{}, noGood("canonical", err)
+	}
+	err = parsed.Verify(t)
+	switch {
+	case errors.Is(err, identity.ClassExpired):
+		return store.Invite{}, noGood("canonical", err)
+	case parsed.MeshID != mesh.ID:
+		return store.Invite{}, wire.BadField("canonical", "is an invite to another mesh")
+	case !wire.IsInviteCode(s.code):
+		return store.Invite{}, wire.BadField("code", "must be 6 to 16 letters and digits")
+	case err != nil || mesh.OwnerPubkey == "" || parsed.OwnerPubkey != mesh.OwnerPubkey:
+		return store.Invite{}, errNotOwners
+	}
+	return store.Invite{
+		ID: parsed.InviteID, Code: s.code, Version: 2, Role: parsed.Role, Capability: parsed.Capability(),
+		ExpiresAt: time.Unix(int64(parsed.ExpiresAt), 0).UTC(),
+	}, nil
+}
+
+func (s *signedInvite) judgeV1(mesh *store.Mesh, t time.Time) (store.Invite, error) {
+	parsed, err := identity.ParseInviteToken(s.token)
+	if err != nil {
+		return store.Invite{}, noGood("token", err)
+	}
+	err = parsed.Verify(t)
+	where, notURL := url.Parse(parsed.BrokerURL)
+	switch {
+	case err != nil && !errors.Is(err, identity.ClassBadSignature):
+		return store.Invite{}, noGood("token", err)
+	case notURL != nil || where.Scheme != "ws" && where.Scheme != "wss" || where.Host == "":
+		return store.Invite{}, wire.BadField("token", "must hold a broker_url of the form ws://host/… or wss://host/…")
+	case parsed.MeshID != mesh.ID || parsed.MeshSlug != mesh.Slug:
+		return store.Invite{}, wire.BadField("token", "is an invite to another mesh")
+	case err != nil || mesh.OwnerPubkey == "" || !strings.EqualFold(parsed.OwnerPubkey, mesh.OwnerPubkey):
+		return store.Invite{}, errNotOwners
+	}
+	return store.Invite{
+		ID: newID(), TokenHash: identity.TokenHash(s.token), Version: 1, Role: parsed.Role,
+		ExpiresAt: time.Unix(int64(min(parsed.ExpiresAt, maxExpiry)), 0).UTC(),
+	}, nil
+}
+
+// noGood refuses an invite that cannot be read or has expired.
+func noGood(field string, err error) error {
+	return &wire.Fault{Code: wire.InvalidArgs, Field: field, Text: field + " is no good: " + string(identity.ClassOf(err)), Cause: err}
+}
+
+// roomForInvite bounds what members upload. The host knows what it does.
+func (b *Broker) roomForInvite(ctx context.Context, by Caller, t time.Time) error {
+	if by.Member.ID == "" {
+		return nil
+	}
+	all, err := b.store.Invites(ctx, by.MeshID)
+	if err != nil {
+		return fmt.Errorf("invites: %w", err)
+	}
+	live := 0
+	for n := range all {
+		if i := &all[n]; i.RevokedAt.IsZero() && i.ExpiresAt.After(t) && i.UsedCount < i.MaxUses {
+			live++
+		}
+	}
+	if live >= maxLiveInvites {
+		return &wire.Fault{Code: wire.Forbidden, Text: fmt.Sprintf("the mesh has %d invites that are good; revoke some first", live)}
+	}
+	return nil
+}
+
+// keepRootKey sees to it that the mesh of a version-2 invite has a root key to seal for who claims it. Who gives one decides what those who join get, so it
+// is taken from the owner alone.
+func (b *Broker) keepRootKey(ctx context.Context, by Caller, mesh *store.Mesh, signed signedInvite) error {
+	if signed.version == 1 {
+		return nil
+	}
+	if signed.rootKey == "" {
+		if mesh.RootKey == "" {
+			return &wire.Fault{
+				Code: wire.RootKeyRequired, Field: "rootKey", Text: "rootKey is required: the mesh has no root key yet, and only its owner can give it",
+			}
+		}
+		return nil
+	}
+	if by.Member.ID != "" && by.Member.ID != mesh.OwnerMemberID && by.Member.Pubkey != mesh.OwnerPubkey {
+		return &wire.Fault{Code: wire.Forbidden, Field: "rootKey", Text: "rootKey is taken from the mesh's owner alone, who must be a member, or the host must give it"}
+	}
+	if identity.CheckRootKey(signed.rootKey) != nil {
+		return wire.BadField("rootKey", "must be base64url of 32 bytes")
+	}
+	err := b.store.SetRootKey(ctx, mesh.ID, signed.rootKey)
+	if errors.Is(err, store.ErrConflict) {
+		f := wire.BadField("rootKey", "is not the mesh's root key, which it has already")
+		f.Cause = err
+		return f
+	} else if err != nil {
+		return fmt.Errorf("root key: %w", err)
+	}
+	return nil
+}
+
+// whyInviteConflict tells an invite that was registered before from a code that is another's.
+func (b *Broker) whyInviteConflict(ctx context.Context, i *store.Invite, conflict error) error {
+	exists := &wire.Fault{Code: wire.InviteExists, Text: "this invite was registered before; make another one", Cause: conflict}
+	if i.Version == 1 {
+		return exists
+	}
+	other, err := b.store.InviteByCode(ctx, i.Code)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return exists
+	case err != nil:
+		return fmt.Errorf("invite of a code in use: %w", err)
+	case other.MeshID == i.MeshID && other.ID == i.ID:
+		return exists
+	default:
+		return &wire.Fault{Code: wire.InviteCodeInUse, Text: "the code is in use; make another one", Cause: conflict}
+	}
+}
+
 // maxExpiry is the last second of the year 9999, the latest time that every store can keep.
 const maxExpiry = 253402300799
 
-// Invites returns the invites of a mesh, newest first, used up, expired and revoked ones too. They do not hold their tokens.
+// Invites returns the invites of a mesh, newest first, used up, expired and revoked ones too. They do not hold their tokens, but those of version 2 their codes.
 func (b *Broker) Invites(ctx context.Context, meshID string) ([]store.Invite, error) {
 	return b.store.Invites(ctx, meshID)
 }
@@ -389,7 +418,12 @@ func (b *Broker) RevokeInvite(ctx context.Context, meshID, inviteID string) erro
 		return err
 	}
 	defer b.work.leaveSession()
-	if err := b.store.RevokeInvite(ctx, meshID, inviteID, now()); err != nil {
+	return b.revokeInvite(ctx, host(meshID), inviteID)
+}
+
+func (b *Broker) revokeInvite(ctx context.Context, by Caller, id string) error {
+	err := b.store.RevokeInvite(ctx, by.MeshID, id, now(), audited(by, wire.AuditInviteRevoked, map[string]any{"id": id}))
+	if err != nil {
 		return fmt.Errorf("revoke invite: %w", err)
 	}
 	return nil

@@ -92,7 +92,7 @@ type Options struct {
 	APIRatePerMin int
 	// AuthFailAddrRatePerMin is a remote address's budget of failed authentications over REST. Default 60.
 	AuthFailAddrRatePerMin int
-	// JoinAddrRatePerMin is a remote address's budget of POST /join. Default 30.
+	// JoinAddrRatePerMin is a remote address's budget of joins, claims and uploads of short links together. Default 30.
 	JoinAddrRatePerMin int
 	// HookRatePerMin is the budget of hook signals per pid and directory, HookAddrRatePerMin per remote address. Defaults 30 and 300.
 	HookRatePerMin     int
@@ -137,8 +137,11 @@ type Options struct {
 	// AllowHelloReplay turns the replay cache of older hellos off: whoever captures one can sign in with it for a minute, with a session
 	// key of its own, and read the member's mail.
 	AllowHelloReplay bool
-	// JoinCORS answers /join with CORS headers, so that pages of any origin can join. Off by default.
+	// JoinCORS answers /join and the claims of invites with CORS headers, so that pages of any origin can join. Off by default.
 	JoinCORS bool
+	// InviteV2 takes invites of version 2, short links to a code. For them the broker keeps the mesh's root key, which it hands out sealed, and who
+	// finds a code can join: claims are limited as joins are (JoinAddrRatePerMin). Off by default.
+	InviteV2 bool
 }
 
 // TopicKeyPolicy says who makes the key of a topic whose creator brings none.

@@ -73,6 +73,7 @@ func (b *Broker) meshInfo(ctx context.Context, by Caller, _ wire.MeshInfo) (wire
 	info.StateKeys = append(info.StateKeys, keys[:min(len(keys), maxStateKeys)]...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	info.Slug, info.OwnerPubkey = m.info.Slug, m.info.OwnerPubkey
 	for _, p := range m.presences {
 		if !p.shownToLocked(by.Member.ID) {
 			continue

@@ -175,7 +175,8 @@ var plainRoutes = checkPlain([]plainRoute{
 	plain("GET", "/api/public/invite-code/{code}", callerAnyone, anyPage, noBody, (*Broker).serveInviteCode),
 	plain("POST", "/hook/set-status", callerHook, ownPage, jsonBody, (*Broker).serveHook),
 	plain("POST", "/join", callerInvited, joinPage, jsonBody, (*Broker).serveJoin),
-	plain("POST", "/invites/{code}/claim", callerInvited, ownPage, jsonBody, (*Broker).serveInviteClaim),
+	plain("POST", "/invites/{code}/claim", callerInvited, joinPage, jsonBody, (*Broker).serveInviteClaim),
+	plain("POST", "/api/public/invites/{code}/claim", callerInvited, joinPage, jsonBody, (*Broker).serveInviteClaim),
 })
 
 // checkPlain is [checkAPI] for the other table.

@@ -14,6 +14,9 @@
 //	defer c.Close()
 //	sent, err := c.Send(ctx, "bo", "the build is green")
 //
+// [Join] makes a member of whoever has an invite. The owner of a mesh signs invites with a key that stays on the owner's machine
+// ([Client.CreateInvite], [MakeInvite]); the broker keeps them and cannot make one.
+//
 // # Sending
 //
 // [Client.Send] returns when the broker has stored the message for everybody that it addresses, connected or not. It lives

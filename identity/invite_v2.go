@@ -1,7 +1,11 @@
 package identity
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -33,6 +37,32 @@ func (i InviteV2) Sign(owner KeyPair) (InviteV2, error) {
 	return i, nil
 }
 
+// maxInviteExpiry is the last second of the year 9999, the latest time that every store can keep.
+const maxInviteExpiry = 253402300799
+
+// ParseInviteV2 reads the text of a version 2 invite, and puts the signature beside it without judging it: call Verify next. It is strict, so
+// that a text has one reading and is [InviteV2.Text] of the result: six fields, ids that are [ValidID], a whole number of seconds up to the
+// year 9999, a role, and the owner's key in 64 lower-case hex digits. Anything else is ClassMalformed.
+func ParseInviteV2(canonical, signature string) (InviteV2, error) {
+	f := strings.Split(canonical, separator)
+	if len(f) != 6 || f[0] != "v=2" {
+		return InviteV2{}, refuse(ClassMalformed, "the text is not that of an invite of version 2")
+	}
+	expires, err := strconv.ParseFloat(f[3], 64)
+	i := InviteV2{MeshID: f[1], InviteID: f[2], ExpiresAt: expires, Role: f[4], OwnerPubkey: f[5], Signature: signature}
+	switch {
+	case !ValidID(i.MeshID), !ValidID(i.InviteID):
+		return InviteV2{}, refuse(ClassMalformed, "the invite has a bad id")
+	case err != nil, !(expires > 0 && expires <= maxInviteExpiry), expires != math.Trunc(expires), i.Text() != canonical: // negated: NaN compares false
+		return InviteV2{}, refuse(ClassMalformed, "the invite's expiry is not a whole number of seconds")
+	case i.Role != RoleAdmin && i.Role != RoleMember:
+		return InviteV2{}, refuse(ClassMalformed, "the invite's role is neither admin nor member")
+	case !isLowerHex(i.OwnerPubkey, 2*ed25519.PublicKeySize):
+		return InviteV2{}, refuse(ClassMalformed, "the owner's key is not 64 lower-case hex digits")
+	}
+	return i, nil
+}
+
 // Verify is the broker's check, in this order: the expiry not before now (ClassExpired), the signature, bad hex and a separator
 // inside a field included (ClassBadSignature).
 func (i InviteV2) Verify(now time.Time) error {
@@ -56,6 +86,15 @@ func (i InviteV2) Capability() string {
 	out := appendText([]byte(`{"canonical":`), i.Text())
 	out = appendText(append(out, `,"signature":`...), i.Signature)
 	return string(append(out, '}'))
+}
+
+// ParseCapability reads a stored capability as [ParseInviteV2] does, without judging it. ClassMalformed.
+func ParseCapability(stored string) (InviteV2, error) {
+	var c inviteCapability
+	if err := json.Unmarshal([]byte(stored), &c); err != nil {
+		return InviteV2{}, refuse(ClassMalformed, "the invite has no stored capability")
+	}
+	return ParseInviteV2(c.Canonical, c.Signature)
 }
 
 // VerifyCapability checks a stored capability against the fields of the invite's row, whose Signature is ignored: ClassMalformed

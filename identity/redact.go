@@ -32,3 +32,15 @@ func (InviteV1) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted)
 
 // LogValue returns "[redacted]".
 func (InviteV1) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// String returns "[redacted]": who has the code of an invite can join.
+func (ShortLink) String() string { return redacted }
+
+// GoString returns "[redacted]".
+func (ShortLink) GoString() string { return redacted }
+
+// Format writes "[redacted]" for every verb.
+func (ShortLink) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted) }
+
+// LogValue returns "[redacted]".
+func (ShortLink) LogValue() slog.Value { return slog.StringValue(redacted) }

@@ -1,11 +1,37 @@
 package identity
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/nacl/secretbox"
 )
+
+// DeriveRootKey makes a mesh's root key, base64url of 32 bytes, that only the owner can make, and can make again, so that nobody needs to keep it:
+// HMAC-SHA256 of claudemesh-root-key|<mesh id> under the hex of the owner's seed. The zero KeyPair has none: the empty string.
+func DeriveRootKey(owner KeyPair, meshID string) string {
+	if owner.IsZero() {
+		return ""
+	}
+	h := hmac.New(sha256.New, []byte(owner.SeedHex()))
+	h.Write([]byte("claudemesh-root-key" + separator + meshID))
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+// CheckRootKey fails, with ClassBadEncoding or ClassBadKeyLength, on what is not base64url of 32 bytes.
+func CheckRootKey(rootKeyB64u string) error {
+	raw, err := StrictBase64URL(rootKeyB64u)
+	if err != nil {
+		return err
+	}
+	defer clear(raw)
+	if len(raw) != keySize {
+		return refuse(ClassBadKeyLength, "a root key has %d bytes", keySize)
+	}
+	return nil
+}
 
 // SealRootKey encrypts a mesh's root key for an x25519 public key, both base64url, in a box from nobody (crypto_box_seal), and
 // returns 80 bytes as base64url (docs/formats.md, sealed root key). ClassBadEncoding; ClassBadKeyLength for a root key that is

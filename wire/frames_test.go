@@ -46,6 +46,9 @@ var requests = map[string]func() any{
 	wire.TypeAPIKeyList:    func() any { return new(wire.APIKeyList) },
 	wire.TypeAPIKeyRevoke:  func() any { return new(wire.APIKeyRevoke) },
 	wire.TypeAttest:        func() any { return new(wire.Attest) },
+	wire.TypeInviteCreate:  func() any { return new(wire.InviteCreate) },
+	wire.TypeInviteList:    func() any { return new(wire.InviteList) },
+	wire.TypeInviteRevoke:  func() any { return new(wire.InviteRevoke) },
 }
 
 // check decodes a frame and runs its own checks, as the broker does.
@@ -102,7 +105,7 @@ func expand(t testing.TB, s string) string {
 	}
 }
 
-var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt", "state.txt"}
+var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt", "state.txt", "invite.txt"}
 
 func TestFrames(t *testing.T) {
 	t.Parallel()

@@ -9,8 +9,13 @@ const (
 	TypeInviteRevoke     = "invite_revoke"
 )
 
-// InviteV2Disabled is the code of a version-2 invite where those are switched off.
-const InviteV2Disabled Code = "invite_v2_disabled"
+// Codes of a refused invite_create, besides invalid_args and forbidden.
+const (
+	InviteV2Disabled Code = "invite_v2_disabled" // a version-2 invite where those are switched off
+	InviteExists     Code = "invite_exists"      // this very invite was registered before, whatever has become of it since
+	InviteCodeInUse  Code = "invite_code_in_use" // the code is another invite's; make another code
+	RootKeyRequired  Code = "root_key_required"  // a version-2 invite needs rootKey: the mesh has no root key yet, and only its owner can give it
+)
 
 // MaxInviteUses is the largest number of uses of one invite.
 const MaxInviteUses = 10_000
@@ -51,8 +56,34 @@ func (f *InviteCreate) Check() error {
 		return BadField("canonical", "and signature must be those of an invite")
 	case f.V() == 2 && !IsInviteCode(f.Code):
 		return BadField("code", "must be 6 to 16 letters and digits")
+	case f.Preset != nil:
+		return f.Preset.check()
 	}
 	return nil
+}
+
+// check bounds and cleans what a new member gets.
+func (p *InvitePreset) check() error {
+	var ok bool
+	if p.DisplayName != "" {
+		if p.DisplayName, ok = DisplayName(p.DisplayName); !ok {
+			return BadField("preset.displayName", "must have 1 to 128 characters and no control characters")
+		}
+	}
+	if Chars(p.RoleTag) > MaxLabel || !CleanText(p.RoleTag) {
+		return BadField("preset.roleTag", "must have at most 128 characters")
+	}
+	switch p.MessageMode {
+	case "", "push", "inbox", "off":
+	default:
+		return BadField("preset.messageMode", "must be push, inbox or off")
+	}
+	if p.Groups == nil {
+		return nil
+	}
+	var err error
+	p.Groups, err = CheckGroups(p.Groups)
+	return err
 }
 
 // V is the version.

@@ -57,6 +57,8 @@ type MeshInfo struct{ Header }
 type MeshInfoResult struct {
 	Header
 	Mesh        string         `json:"mesh"`
+	Slug        string         `json:"slug"`                  // the mesh's short name, which invites hold
+	OwnerPubkey string         `json:"ownerPubkey,omitempty"` // that signs the mesh's invites
 	Peers       int            `json:"peers"`
 	Groups      []string       `json:"groups"`
 	StateKeys   []string       `json:"stateKeys"`     // the first 1000

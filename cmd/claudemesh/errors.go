@@ -189,6 +189,8 @@ func refusedRequest(code wire.Code, text string) *failure {
 		return failf(exitUnreachable, string(code), "The broker asked to slow down; try again in a moment.")
 	case wire.Internal:
 		return failf(exitFailed, string(code), "The broker had a fault; its log has the cause.")
+	case wire.InviteV2Disabled:
+		return failf(exitRefused, string(code), "This broker takes no short links; leave out --short.")
 	case wire.UnknownMessageType:
 		return failf(exitRefused, string(code), "This broker does not offer that.")
 	}
@@ -206,6 +208,10 @@ func explainHTTP(e *client.HTTPError) *failure {
 		return failf(exitRefused, string(e.Code), "The invite was used as often as it may be; ask for a new one.")
 	case "invite_revoked":
 		return failf(exitRefused, string(e.Code), "The invite was taken back; ask for a new one.")
+	case "invite_not_found":
+		return failf(exitRefused, string(e.Code), "The broker knows no such invite; ask for a new one.")
+	case wire.InviteV2Disabled:
+		return failf(exitRefused, string(e.Code), "This broker takes no short links; ask for a link that begins with ic://join/.")
 	}
 	switch {
 	case e.Status == http.StatusTooManyRequests, e.Status == http.StatusServiceUnavailable:

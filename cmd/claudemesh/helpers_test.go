@@ -63,12 +63,16 @@ func (l *listener) drop() {
 	l.conns = nil
 }
 
-func newWorld(t *testing.T, wrap func(http.Handler) http.Handler) *world {
+func newWorld(t *testing.T, wrap func(http.Handler) http.Handler, options ...func(*broker.Options)) *world {
 	t.Helper()
-	b, err := broker.New(broker.Options{
+	o := broker.Options{
 		Store: memory.New(), Logger: slog.New(slog.DiscardHandler), SendRatePerMin: -1, ControlRatePerMin: -1, APIRatePerMin: -1,
 		HandshakesPerSecondPerAddr: -1, MaxPendingHandshakesPerAddr: -1, JoinAddrRatePerMin: -1,
-	})
+	}
+	for _, set := range options {
+		set(&o)
+	}
+	b, err := broker.New(o)
 	require.NoError(t, err)
 	var h http.Handler = b
 	if wrap != nil {

@@ -70,15 +70,17 @@ func (c keygenCmd) Run(p *program) error {
 }
 
 type joinCmd struct {
-	Invite string `arg:"" help:"The invite: a link or its token, or - to read it from stdin. It is a secret."`
+	Invite string `arg:"" help:"The invite: a link, its token or its code, or - to read it from stdin. It is a secret."`
 	Name   string `help:"What the others call you. Default: the profile's name, else your user name."`
 	Key    string `type:"path" placeholder:"FILE" help:"Join with this key, made by keygen. Default: the one you have in this mesh, else a new one."`
+	Broker string `placeholder:"URL" help:"For a bare code, or a short link that is elsewhere: the broker's socket, ws://host/ws or wss://host/ws."`
 	New    bool   `help:"Join as another member, with a new key, although you are a member already. The old key is lost."`
 }
 
 func (joinCmd) Help() string {
 	return `The membership, with its secret key, is kept in the configuration directory. The mesh that you joined last is the one that
-commands work in, until you choose another with use. Joining again with the same key uses nothing of the invite up.
+commands work in, until you choose another with use. Joining again with the same key uses nothing of the invite up. Which mesh a short link is for is known only when you have joined: if it is
+one that you are in, the new member waits until you say --new, or join as another --profile.
 
 JSON: type membership, mesh, slug, memberId, name, role (as of joining), key, broker, joinedAt, default, alreadyMember.`
 }
@@ -91,26 +93,42 @@ func (c joinCmd) Run(p *program) error {
 			return err
 		}
 	}
-	token, invite, err := parseInvite(text, p.now())
-	if err != nil {
-		return err
+	short := isShort(text)
+	token, meshID := strings.TrimSpace(text), ""
+	if short {
+		if err := checkShort(text, c.Broker); err != nil {
+			return err
+		}
+	} else {
+		var invite identity.InviteV1
+		var err error
+		if token, invite, err = parseInvite(text, p.now()); err != nil {
+			return err
+		}
+		meshID = invite.MeshID
 	}
 	who := cmp.Or(c.Name, p.opts.Profile, p.getenv("CLAUDEMESH_PROFILE"), userName())
 	if _, ok := wire.DisplayName(who); !ok {
 		return failf(exitUsage, "usage", "A name has 1 to 128 characters, none of them a control character; give one with --name.")
 	}
-	key, pending, err := c.key(p.home, token, invite.MeshID)
+	key, pending, err := c.key(p.home, token, meshID)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := p.quick()
 	defer cancel()
-	got, err := client.Join(ctx, client.JoinOptions{Invite: token, Key: key, DisplayName: who, HTTPClient: p.http})
+	got, err := client.Join(ctx, client.JoinOptions{Invite: token, BrokerURL: c.Broker, Key: key, DisplayName: who, HTTPClient: p.http})
 	if err != nil {
-		if refused, ok := errors.AsType[*client.HTTPError](err); ok && refused.Status < http.StatusInternalServerError {
+		refused, ok := errors.AsType[*client.HTTPError](err)
+		if ok && (refused.Status < http.StatusInternalServerError || refused.Status == http.StatusNotImplemented) {
 			_ = os.Remove(pending) // nobody was enrolled with this key
 		}
 		return err
+	}
+	if short && !c.New {
+		if err := p.home.spare(got); err != nil {
+			return err
+		}
 	}
 	m := membership{
 		MeshID: got.MeshID, MeshSlug: got.MeshSlug, BrokerURL: got.BrokerURL, MemberID: got.MemberID, Name: who,
@@ -179,6 +197,42 @@ func (p *program) introduce(ctx context.Context, m *membership) error {
 	return p.home.save(*m)
 }
 
+// isShort tells a short link, or a bare code, from other invites.
+func isShort(text string) bool {
+	_, err := identity.ParseShortLink(text)
+	return err == nil
+}
+
+// checkShort finds the mistakes of a short link before anything is sent.
+func checkShort(text, broker string) error {
+	short, err := identity.ParseShortLink(text)
+	if err != nil {
+		return err
+	}
+	if broker == "" && len(short.Sites) == 0 {
+		return failf(exitUsage, "usage", "A bare code does not say which broker knows it; pass the whole link, or name the broker with --broker.")
+	}
+	if u, err := url.Parse(broker); broker != "" && (err != nil || u.Scheme != "ws" && u.Scheme != "wss" || u.Host == "") {
+		return failf(exitUsage, "usage", "--broker must be ws://host/ws or wss://host/ws.")
+	}
+	return nil
+}
+
+// spare keeps the membership that somebody has in a mesh, whose key is nowhere else, when a short link turns out to be for that mesh.
+func (h home) spare(got client.Membership) error {
+	m, err := h.membership(got.MeshID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if key, err := m.key(); err != nil || key.Public() == got.Key.Public() {
+		return err
+	}
+	return failf(exitFailed, "exists", "You are in %s already, as %s; to be the new member instead, whose key is kept, join again with --new, or be both with --profile.",
+		m.slug(), name(m.Name))
+}
+
 // parseInvite checks an invite as far as it can be checked here, so that its mistakes are named before anything is sent.
 func parseInvite(text string, now time.Time) (token string, invite identity.InviteV1, err error) {
 	token, err = identity.ParseInviteLink(text)
@@ -196,7 +250,7 @@ func parseInvite(text string, now time.Time) (token string, invite identity.Invi
 	case identity.ClassOf(err) == identity.ClassBadSignature:
 		return "", invite, failf(exitRefused, "invite_bad_signature", "The invite's signature does not fit, so it was altered or cut; ask for it again.")
 	default:
-		return "", invite, failf(exitUsage, "bad_invite", "This is no invite; pass the whole link (ic://join/… or https://…/join/…) or the token in it.")
+		return "", invite, failf(exitUsage, "bad_invite", "This is no invite; pass the whole link (ic://join/…, https://…/join/… or https://…/i/…) or the token in it.")
 	}
 }
 
@@ -211,7 +265,7 @@ func (c joinCmd) key(h home, token, meshID string) (key identity.KeyPair, pendin
 		}
 		return key, pending, nil
 	}
-	if !c.New {
+	if !c.New && meshID != "" {
 		m, err := h.membership(meshID)
 		if err == nil {
 			key, err = m.key()

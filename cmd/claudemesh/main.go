@@ -39,7 +39,8 @@ type system struct {
 	getenv         func(string) string
 	now            func() time.Time
 	zone           *time.Location
-	http           *http.Client // nil: the client's own
+	http           *http.Client                                 // nil: the client's own
+	terminal       func(io.Writer) (columns int, terminal bool) // nil: terminalColumns
 }
 
 // cli is the command line.
@@ -73,6 +74,7 @@ type cli struct {
 	Groups  groupsCmd  `cmd:"" group:"sessions" help:"Join and leave groups with your running session."`
 
 	State   stateCmd   `cmd:"" group:"other" help:"Read, set and watch the mesh's shared state."`
+	Invite  inviteCmd  `cmd:"" group:"other" help:"Make, list and revoke invites."`
 	APIKey  apikeyCmd  `cmd:"" name:"apikey" group:"other" help:"Make, list and revoke API keys."`
 	Version versionCmd `cmd:"" group:"other" help:"Show the version."`
 }
@@ -101,12 +103,16 @@ type program struct {
 	home   home
 
 	timeoutGiven bool // --timeout stands on the command line
+	terminal     func(io.Writer) (columns int, terminal bool)
 }
 
 func (s system) run(ctx context.Context, args []string) (code int) {
 	p := &program{
 		printer: &printer{out: s.stdout, err: s.stderr, now: s.now, zone: s.zone, json: wantsJSON(args)},
-		ctx:     ctx, stdin: s.stdin, stderr: s.stderr, getenv: s.getenv, http: s.http, opts: &cli{},
+		ctx:     ctx, stdin: s.stdin, stderr: s.stderr, getenv: s.getenv, http: s.http, opts: &cli{}, terminal: s.terminal,
+	}
+	if p.terminal == nil {
+		p.terminal = terminalColumns
 	}
 	err := p.parseAndRun(args, s)
 	if err == nil || errors.Is(err, errHelp) {

@@ -55,13 +55,8 @@ func (p *program) join(f sessionFlags, listen bool) (*session, membership, error
 	o.Cwd, _ = os.Getwd()         // what is not known is not told
 	o.Hostname, _ = os.Hostname() // likewise
 	o.SealPolicy = map[string]client.SealPolicy{"public": client.SealPublic, "all": client.SealAll, "none": client.SealNone}[f.Seal]
-	for _, g := range f.Group {
-		group, role, _ := strings.Cut(g, ":")
-		group, ok := wire.GroupName(group)
-		if !ok || wire.Chars(role) > wire.MaxLabel || !wire.CleanText(role) {
-			return nil, m, badGroup(g)
-		}
-		o.Groups = append(o.Groups, wire.Group{Name: group, Role: role})
+	if o.Groups, err = parseGroups(f.Group); err != nil {
+		return nil, m, err
 	}
 	c, err := p.dial(p.ctx, o)
 	if err != nil {
@@ -106,6 +101,19 @@ func (s *session) leave() {
 		s.control.close()
 	}
 	_ = s.Close() // always nil
+}
+
+// parseGroups reads the values of --group; nil for none.
+func parseGroups(flags []string) (groups []wire.Group, err error) {
+	for _, g := range flags {
+		group, role, _ := strings.Cut(g, ":")
+		group, ok := wire.GroupName(group)
+		if !ok || wire.Chars(role) > wire.MaxLabel || !wire.CleanText(role) {
+			return nil, badGroup(g)
+		}
+		groups = append(groups, wire.Group{Name: group, Role: role})
+	}
+	return groups, nil
 }
 
 func badGroup(g string) *failure {

@@ -24,7 +24,6 @@ type config struct {
 	database   string
 	url        string // for the invite; empty: the listening address
 	level      slog.Level
-	inviteV2   bool
 	options    broker.Options
 }
 
@@ -92,8 +91,8 @@ var settings = []setting{
 		text(func(c *config) *string { return &c.options.HookToken })},
 	{"HOOK_ALLOW_REMOTE", "hook-allow-remote", "", "hear hooks from everyone without a token: whoever reaches this port can set any session's status (off)",
 		onOff(func(c *config) *bool { return &c.options.InsecureOpenHook })},
-	{"BROKER_INVITE_V2_ENABLED", "invite-v2", "", "invites of version 2; this build has none and says so (off)",
-		onOff(func(c *config) *bool { return &c.inviteV2 })},
+	{"BROKER_INVITE_V2_ENABLED", "invite-v2", "", "take invites of version 2, short links; the broker then keeps the mesh's root key (off)",
+		onOff(func(c *config) *bool { return &c.options.InviteV2 })},
 }
 
 // usageError is a mistake of whoever started the program.

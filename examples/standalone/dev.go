@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/claudemesh/broker"
 	"github.com/claudemesh/broker/identity"
@@ -30,6 +31,11 @@ func makeDevMesh(ctx context.Context, b *broker.Broker, c *config, addr net.Addr
 	mesh, err := b.CreateMesh(ctx, broker.NewMesh{Slug: "dev", Name: "dev", OwnerPubkey: owner.Public()})
 	if err != nil {
 		return err
+	}
+	if c.options.InviteV2 { // the owner is no member here, so nobody else could give it
+		if err := b.SetRootKey(ctx, mesh.ID, identity.DeriveRootKey(owner, mesh.ID)); err != nil {
+			return err
+		}
 	}
 	url := c.url
 	if url == "" {
@@ -67,11 +73,25 @@ To answer, stop ana's inbox with Ctrl-C, or open a terminal of hers (CLAUDEMESH_
 
   go run ./cmd/claudemesh send bo "well done"
 
+To invite others (ana is an admin, and this is the owner's key; a colleague needs an address that reaches this machine, see -url):
+
+  go run ./cmd/claudemesh invite create --owner-key %[3]s
+
 Who joins later (a third profile, the same invite, topic join, topic tail) first waits for the topic's key, which a member who is listening passes on.
 go run ./cmd/claudemesh --help tells the rest.
 
-`, invite.MaxUses, link)
+`, invite.MaxUses, link, shellWord(path))
 	return nil
+}
+
+// shellWord quotes a path for a shell, if it needs that.
+func shellWord(path string) string {
+	if strings.IndexFunc(path, func(r rune) bool {
+		return !strings.ContainsRune(`/\\:._-~`, r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) < 0 {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // reachable is the address under which this machine reaches a listener on addr.

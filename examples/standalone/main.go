@@ -55,9 +55,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.level}))
-	if c.inviteV2 {
-		log.Warn("BROKER_INVITE_V2_ENABLED: invites of version 2 are not offered; claims are answered 501")
-	}
 	st := store.Store(memory.New())
 	if c.database == "" {
 		say(stderr, "DATABASE_URL is not set: everything is kept in memory, and ends with this process.\n")
