@@ -83,8 +83,8 @@ type InvitePreset struct {
 
 // Redemption is an attempt to join.
 type Redemption struct {
-	TokenHash  string // of a version-1 token; empty:
-	Code       string // of a version-2 invite
+	TokenHash  string // of a version-1 token; or
+	Code       string // of a version-2 invite, which counts only if TokenHash is empty
 	Member     Member // without Role, which the invite gives; Name is suffixed if it is taken
 	MaxMembers int    // 0: no limit
 	Now        time.Time

@@ -82,9 +82,9 @@ type Members interface {
 	// RestoreMember clears RevokedAt, or ErrNotFound. What revoking ended stays ended. A member that is not revoked stays as it is.
 	RestoreMember(ctx context.Context, mesh, member string, audit ...AuditEvent) error
 	// RekeyMember gives a member a new public key: grants of other members move to it, its sealed topic keys are deleted, its API keys
-	// without Rekey are revoked at now, its open presences are closed, and the old key is never accepted again in this mesh. ErrKeyInUse if the new key belongs or belonged to any
-	// other member or its sessions, or is the member's own former key; ErrNotFound for an unknown or revoked member. The key that the
-	// member has changes nothing.
+	// without Rekey are revoked at now, its open presences are closed, and the old key is never accepted again in this mesh. ErrKeyInUse if the
+	// new key belongs or belonged to any other member or its sessions, or is the member's own former key; ErrNotFound for an unknown or revoked
+	// member. The key that the member has changes nothing.
 	RekeyMember(ctx context.Context, mesh, member, pubkey string, now time.Time, audit ...AuditEvent) error
 	// TouchMember moves LastSeenAt forward to now. An unknown member is not an error.
 	TouchMember(ctx context.Context, mesh, member string, now time.Time) error

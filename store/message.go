@@ -224,7 +224,8 @@ type Inbox interface {
 	// Pending returns pending, unexpired deliveries with their messages, ascending by Seq, at most q.Limit. None is not an error.
 	Pending(ctx context.Context, q PendingQuery) ([]Mail, error)
 	// Ack makes pending deliveries done and keeps receipts, in one transaction, and returns what it changed. Unknown, foreign and final ones are
-	// left as they are, and the first receipt of a delivery stays, which is not an error: any node may do it, any number of times.
+	// left as they are, and the first receipt of a delivery stays, which is not an error: any node may do it, any number of times. A receipt is
+	// part of its delivery: it is written where there is none, after what the same ack makes done, and goes with the message.
 	Ack(ctx context.Context, acks []Ack) (Acked, error)
 	// Message returns the message with that id, or the only one whose id starts so; ErrNotFound, or ErrAmbiguous. An exact id wins.
 	// Its body may be empty; see the type [Message].

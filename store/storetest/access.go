@@ -418,7 +418,10 @@ var invites = checks{
 		for _, c := range []struct {
 			id, code, role string
 			already        bool
-		}{{"bo", short.Code, store.RoleAdmin, false}, {"bo", short.Code, store.RoleAdmin, true}, {"cy", short.Code, store.RoleMember, false}, {"dee", both.Code, store.RoleMember, false}} {
+		}{
+			{"bo", short.Code, store.RoleAdmin, false}, {"bo", short.Code, store.RoleAdmin, true},
+			{"cy", short.Code, store.RoleMember, false}, {"dee", both.Code, store.RoleMember, false},
+		} {
 			got, already, err := w.redeem(c.id, by("", c.code))
 			require.NoError(w, err)
 			require.Equal(w, c.already, already)

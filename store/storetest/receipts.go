@@ -211,24 +211,30 @@ var receipts = checks{
 		for i := range 300 {
 			names = append(names, fmt.Sprintf("m%03d", i*7%300))
 		}
-		w.mesh("m", names...)
+		w.mesh("m", append(names, "a", "m0015", "z")...)
 		w.send("m", draft("1", "m000", append(names, "m001/"+key("s"))...))
 		acks := []store.Ack{}
 		for _, name := range names {
-			a := anAck("m", name, "1")
-			a.Receipts = []store.Receipt{aReceipt("1", name, name)}
-			acks = append(acks, a)
+			acks = append(acks, anAck("m", name, "1"))
 		}
 		out, err := w.Ack(w.ctx, acks)
 		require.NoError(w, err)
 		require.Len(w, out.Done, 300)
+		for _, other := range []string{"a", "m0015", "z"} { // who sort before, between and behind them
+			require.Empty(w, w.receive("m", other, none, aReceipt("1", other, "x")).Receipts, other)
+		}
+		for i := range acks {
+			acks[i].Receipts = []store.Receipt{aReceipt("1", names[i], names[i])}
+		}
+		out, err = w.Ack(w.ctx, acks)
+		require.NoError(w, err)
+		require.Empty(w, out.Done)
 		require.Len(w, out.Receipts, 300)
 		kept := w.kept("m", "1")
 		require.Len(w, kept, 300)
 		for to, r := range kept {
 			require.Equal(w, aReceipt("1", to.MemberID, to.MemberID), r)
 		}
-		require.Empty(w, w.receive("m", "nobody", none, aReceipt("1", "nobody", "x")).Receipts)
 		require.Len(w, w.receive("m", "m001/"+key("s"), []string{"1"}, aReceipt("1", "m001", "s")).Receipts, 1)
 	},
 	"receipts of many connections at once: one stays": func(w *world) {
