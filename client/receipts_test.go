@@ -288,6 +288,24 @@ func TestOneReceiptDoesNotServeTwoRows(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []OutcomeState{OutcomeAcked, OutcomeUnsigned}, []OutcomeState{all[0].State, all[1].State})
 		require.Error(t, all[1].ReceiptErr)
+
+		// What was proved once stays, and another row that comes before it gets nothing of it.
+		waits := wire.RecipientStatus{Name: "eve", Pubkey: eve.Public(), MemberID: eveMember, Status: wire.StatusHeld, State: wire.StateQueued}
+		l.say([]wire.RecipientStatus{acked(bobMember, bob, r), waits})
+		limited, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		got := map[string][]OutcomeState{}
+		for o, err := range c.Track(limited, sent.MessageID) {
+			if err != nil {
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				break
+			}
+			got[o.Pubkey] = append(got[o.Pubkey], o.State)
+			lost := acked(bobMember, bob, nil)
+			lost.State = wire.StateExpired
+			l.say([]wire.RecipientStatus{acked(eveMember, eve, r), lost})
+		}
+		require.Equal(t, map[string][]OutcomeState{bob.Public(): {OutcomeAcked}, eve.Public(): {OutcomePending, OutcomeUnsigned}}, got)
 	})
 }
 

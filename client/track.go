@@ -67,8 +67,7 @@ func (c *Client) Outcomes(ctx context.Context, messageID string) ([]Outcome, err
 	if err != nil {
 		return nil, err
 	}
-	t := tracking{c: c, id: messageID}
-	return t.outcomes(ctx, &status), nil
+	return newTracking(c, messageID).outcomes(ctx, &status), nil
 }
 
 // Wait waits until the fate of a message is settled with every recipient, and returns it. When ctx ends first it returns what is known by then with
@@ -95,12 +94,22 @@ func (c *Client) Track(ctx context.Context, messageID string) iter.Seq2[Outcome,
 type tracking struct {
 	c    *Client
 	id   string
-	last []Outcome // in the broker's order
+	to   string            // the key that a direct message is sealed for; empty for others
+	last []Outcome         // in the broker's order
+	at   map[recipient]int // where in last
 	// asked says that the recipients' keys were asked for: more than once is no use.
 	asked bool
 }
 
-func newTracking(c *Client, id string) *tracking { return &tracking{c: c, id: id} }
+// recipient tells the rows of one message apart.
+type recipient struct{ member, pubkey string }
+
+func (o *Outcome) recipient() recipient { return recipient{o.MemberID, o.Pubkey} }
+
+func newTracking(c *Client, id string) *tracking {
+	sent, _ := c.sent.get(id)
+	return &tracking{c: c, id: id, to: sent.to}
+}
 
 // run tells each outcome that is new, until all are final.
 func (t *tracking) run(ctx context.Context, tell func(Outcome) bool) error {
@@ -125,7 +134,7 @@ func (t *tracking) run(ctx context.Context, tell func(Outcome) bool) error {
 				changed = append(changed, now[i])
 			}
 		}
-		t.last = now
+		t.remember(now)
 		for _, o := range changed {
 			if !tell(o) {
 				return errStopped
@@ -178,7 +187,7 @@ func (t *tracking) take(ctx context.Context, j judgment) *Outcome {
 		if o.MemberID != j.memberID || o.State != OutcomePending && o.State != OutcomeUnsigned {
 			continue
 		}
-		if j.err != nil && t.judge(ctx, j.memberID, &j.receipt) != nil || t.proved(t.last, o) {
+		if j.err != nil && t.judge(ctx, j.memberID, &j.receipt) != nil || t.proved(o) {
 			return nil
 		}
 		o.acked(&j.receipt)
@@ -213,6 +222,12 @@ const byClient = "client"
 // outcomes judges what the broker says of a message.
 func (t *tracking) outcomes(ctx context.Context, status *wire.MessageStatusResult) []Outcome {
 	out := make([]Outcome, len(status.Recipients))
+	proved := map[string]bool{}
+	for i := range t.last {
+		if b := &t.last[i]; b.State == OutcomeAcked {
+			proved[t.whose(b)] = true
+		}
+	}
 	for i := range status.Recipients {
 		r, o := &status.Recipients[i], &out[i]
 		*o = Outcome{
@@ -237,10 +252,11 @@ func (t *tracking) outcomes(ctx context.Context, status *wire.MessageStatusResul
 		if o.ReceiptErr = t.judge(ctx, o.MemberID, r.Receipt); o.ReceiptErr != nil {
 			continue
 		}
-		if t.proved(out[:i], o) {
+		if proved[t.whose(o)] {
 			o.ReceiptErr = &ReceiptError{MessageID: t.id, Cause: errTwice}
 			continue
 		}
+		proved[t.whose(o)] = true
 		o.acked(r.Receipt)
 	}
 	return out
@@ -249,23 +265,37 @@ func (t *tracking) outcomes(ctx context.Context, status *wire.MessageStatusResul
 // errTwice is what is wrong with a receipt for one recipient that the broker shows for two.
 var errTwice = errors.New("it is shown for another recipient, too")
 
-// proved reports whether others hold the proof that o is about to get: a direct message has one recipient, and any other has each member once.
-func (t *tracking) proved(others []Outcome, o *Outcome) bool {
-	sent, _ := t.c.sent.get(t.id)
-	for i := range others {
-		if b := &others[i]; b != o && b.State == OutcomeAcked && (sent.to != "" || b.MemberID == o.MemberID) {
+// whose says for whom an outcome can be proved, once: a direct message has one recipient, and any other has each member once.
+func (t *tracking) whose(o *Outcome) string {
+	if t.to != "" {
+		return t.to
+	}
+	return o.MemberID
+}
+
+// proved reports whether another row holds the proof that o is about to get.
+func (t *tracking) proved(o *Outcome) bool {
+	whose := t.whose(o)
+	for i := range t.last {
+		if b := &t.last[i]; b != o && b.State == OutcomeAcked && t.whose(b) == whose {
 			return true
 		}
 	}
 	return false
 }
 
+// remember makes outcomes the last ones.
+func (t *tracking) remember(all []Outcome) {
+	t.last, t.at = all, make(map[recipient]int, len(all))
+	for i := range all {
+		t.at[all[i].recipient()] = i
+	}
+}
+
 // before is the last outcome of that recipient.
 func (t *tracking) before(o *Outcome) *Outcome {
-	for i := range t.last {
-		if b := &t.last[i]; b.MemberID == o.MemberID && b.Pubkey == o.Pubkey {
-			return b
-		}
+	if i, known := t.at[o.recipient()]; known {
+		return &t.last[i]
 	}
 	return nil
 }
