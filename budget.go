@@ -11,20 +11,23 @@ import (
 // What one member may cost the others, besides the number of its requests: deliveries, which are refused beyond the budget, and bytes to be
 // read, which are delayed.
 
+// payer names a member for its budgets.
+func payer(meshID, memberID string) string { return meshID + " " + memberID }
+
 // inboundBurst is how many seconds' worth of bytes are read at once.
 const inboundBurst = 4
 
 // reserve takes the deliveries of a job that was just resolved from its sender's budget, or refuses it. A job that is resolved again, by another
 // roster, gives back what it had first.
 func (m *mesh) reserve(j *sendJob, r *sendResult) {
-	budget, key, n, t := m.b.delivered, m.sendKey(j.by), len(j.draft.Recipients), time.Now()
-	budget.RefundN(key, j.reserved, t)
+	budget, n, t := m.b.delivered, len(j.draft.Recipients), time.Now()
+	budget.RefundN(j.payer, j.reserved, t)
 	j.reserved = 0
-	if budget.TakeN(key, n, t) {
+	if budget.TakeN(j.payer, n, t) {
 		j.reserved = n
 		return
 	}
-	r.retryAfter = budget.RetryAfterN(key, n, t)
+	r.retryAfter = budget.RetryAfterN(j.payer, n, t)
 	r.fault = &wire.Fault{
 		Code: wire.RateLimit, Text: fmt.Sprintf("max %d deliveries/min, and this message makes %d — slow down", m.b.opts.DeliveryRatePerMin, n),
 	}
@@ -36,14 +39,17 @@ func (m *mesh) giveBack(j *sendJob, r *sendResult) {
 	if r.fault != nil || r.duplicate {
 		used = 0
 	}
-	m.b.delivered.RefundN(m.sendKey(j.by), j.reserved-used, time.Now())
+	m.b.delivered.RefundN(j.payer, j.reserved-used, time.Now())
 	j.reserved = 0
 }
 
 // meter counts bytes that the peer sent against its member's budget, and pauses the reader until time has paid for them. What came first waits
 // shorter, on whichever connection. A connection that only acknowledges never gets here, so its member's others cannot hold it up.
 func (s *session) meter(ctx context.Context, n int) {
-	wait := s.b.inbound.Owe(s.mesh.id+" "+s.member.ID, n, time.Now())
+	if s.payer == "" {
+		s.payer = payer(s.mesh.id, s.member.ID)
+	}
+	wait := s.b.inbound.Owe(s.payer, n, time.Now())
 	if wait <= 0 {
 		return
 	}

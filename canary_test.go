@@ -442,6 +442,8 @@ func TestCanariesStayOutOfLogAndStore(t *testing.T) {
 			frame{"type": "client_ack", "_reqId": "r", "brokerMessageId": text("text for an id"), "brokerMessageIds": []string{text("text for ids")}},
 			frame{"type": "topic_create", "_reqId": "r", "name": "x", "encryptedKey": b64(olderKey[:]), "nonce": b64(olderKey[:]), "encryptedKeyPubkey": strings.Repeat("a", 64)},
 			frame{"type": "message_status", "_reqId": "r", "messageId": text("text for a message id")},
+			frame{"type": "set_state", "_reqId": "r", "key": "k", "value": []string{birds.text("shared value", true)}},
+			frame{"type": "set_state", "_reqId": "r", "value": text("shared value without a key")},
 			frame{"type": "apikey_revoke", "_reqId": "r", "id": host.key},
 			frame{"type": "apikey_create", "_reqId": "r", "label": "x", "capabilities": []string{text("text for a capability")}},
 			text("no JSON at all"),

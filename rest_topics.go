@@ -96,7 +96,7 @@ func (f *postMessage) run(ctx context.Context, c *apiCall) (any, error) {
 	case errors.Is(err, store.ErrNotFound): // the mesh was archived since the key was looked at
 		return nil, errBadKey
 	case errors.Is(err, wire.RateLimit):
-		return nil, tooMany(max(c.b.sends.RetryAfter(c.by.MeshID+" "+c.by.Member.ID, time.Now()), r.retryAfter))
+		return nil, tooMany(max(c.b.sends.RetryAfter(payer(c.by.MeshID, c.by.Member.ID), time.Now()), r.retryAfter))
 	case r.fault == errReused:
 		return nil, refuseCode(codeReused)
 	case err != nil:

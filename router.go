@@ -23,7 +23,8 @@ type sendJob struct {
 	id     string // of the message; the same over every retry
 	// refusal was decided before the store was asked. It still waits for its place, because a repeated request is answered as the first was.
 	refusal *wire.Fault
-	paid    bool // took a token from the sender's budget
+	payer   string // of the budgets
+	paid    bool   // took a token from the sender's budget
 	// reserved is how many deliveries were taken from the sender's budget; budget.go.
 	reserved int
 	done     func(sendResult)
@@ -119,15 +120,13 @@ func (m *mesh) commit(batch []*sendJob) {
 			m.answerDuplicate(ctx, j, r)
 		}
 		if r.duplicate && j.paid {
-			m.b.sends.Refund(m.sendKey(j.by), time.Now())
+			m.b.sends.Refund(j.payer, time.Now())
 		}
 		m.giveBack(j, r)
 		m.count(j, r)
 		j.done(*r)
 	}
 }
-
-func (m *mesh) sendKey(by Caller) string { return m.id + " " + by.Member.ID }
 
 // answerDuplicate replaces a refusal by the acceptance of the same request, if there was one.
 func (m *mesh) answerDuplicate(ctx context.Context, j *sendJob, r *sendResult) {
@@ -590,10 +589,10 @@ func mentioned(roster *store.Roster, topic *store.RosterTopic, j *sendJob, msg *
 
 // newJob checks a send that has the right shape against the sender's budget and the size limit.
 func (b *Broker) newJob(m *mesh, by Caller, f wire.Send) *sendJob {
-	j := &sendJob{by: by, frame: f, target: wire.ParseTarget(f.TargetSpec), id: newID()}
+	j := &sendJob{by: by, frame: f, target: wire.ParseTarget(f.TargetSpec), id: newID(), payer: payer(m.id, by.Member.ID)}
 	size := len(f.Ciphertext) + len(f.Nonce) + len(f.TargetSpec)
 	switch {
-	case !b.sends.Take(m.sendKey(by), time.Now()):
+	case !b.sends.Take(j.payer, time.Now()):
 		j.refusal = &wire.Fault{
 			Code: wire.RateLimit,
 			Text: fmt.Sprintf("max %d msg/min (burst %d) — slow down", b.opts.SendRatePerMin, b.opts.SendRateBurst),

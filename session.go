@@ -51,6 +51,7 @@ type session struct {
 	control ratelimit.Bucket // owned by the reader
 	silent  ratelimit.Bucket // owned by the reader
 	buf     []byte           // owned by the reader
+	payer   string           // of the budget of bytes; owned by the reader
 
 	receiptBudget ratelimit.Bucket // owned by the reader
 

@@ -580,7 +580,7 @@ func TestConcurrentSettersEndWithOneValue(t *testing.T) {
 			}
 		}
 		require.Equal(t, want, got)
-		require.Greater(t, n, 10)
+		require.GreaterOrEqual(t, n, len(want), "of each key at least the last")
 	})
 }
 
