@@ -41,6 +41,9 @@ var requests = map[string]func() any{
 	wire.TypeAPIKeyCreate:  func() any { return new(wire.APIKeyCreate) },
 	wire.TypeAPIKeyList:    func() any { return new(wire.APIKeyList) },
 	wire.TypeAPIKeyRevoke:  func() any { return new(wire.APIKeyRevoke) },
+	wire.TypeAuditQuery:    func() any { return new(wire.AuditQuery) },
+	wire.TypeAuditVerify:   func() any { return new(wire.AuditVerify) },
+	wire.TypeAuditExport:   func() any { return new(wire.AuditExport) },
 }
 
 // check decodes a frame and runs its own checks, as the broker does.
@@ -97,7 +100,7 @@ func expand(t testing.TB, s string) string {
 	}
 }
 
-var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt"}
+var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "audit.txt"}
 
 func TestFrames(t *testing.T) {
 	t.Parallel()
