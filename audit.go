@@ -32,6 +32,11 @@ func canonical(payload map[string]any) json.RawMessage {
 	return raw
 }
 
+// auditSubscribed is the event of a member that somebody, perhaps itself, made a topic's member, or gave another role in it.
+func auditSubscribed(by Caller, t store.Topic, memberID, role string) store.AuditEvent {
+	return audited(by, wire.AuditTopicMemberAdded, map[string]any{"name": t.Name, "role": role, "target": memberID, "topic": t.ID})
+}
+
 // auditMessage is the event of an accepted message. It is built by hand, because it is built for every message.
 func auditMessage(m *store.Message, at time.Time) store.AuditEvent {
 	p := identity.AppendCanonicalText([]byte(`{"message_id":`), m.ID)

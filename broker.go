@@ -62,6 +62,7 @@ type Broker struct {
 	apiKeys   *ratelimit.Buckets // by API key, as the next two
 	keyUses   *ratelimit.Buckets // how often "last used" is written
 	seals     *ratelimit.Buckets
+	verifies  *ratelimit.Buckets // by mesh: verifications of the audit log by members that are no admins
 
 	life    context.Context // ends when Shutdown has closed everything
 	end     context.CancelFunc
@@ -108,6 +109,7 @@ func New(o Options) (*Broker, error) {
 		apiKeys:    ratelimit.New(float64(o.APIRatePerMin), float64(o.APIRatePerMin), maxBuckets),
 		keyUses:    ratelimit.New(1, 6, maxBuckets),
 		seals:      ratelimit.New(sealsPerMinute, sealsPerMinute, maxBuckets),
+		verifies:   ratelimit.New(1, 1, maxBuckets),
 		ready:      make(chan struct{}),
 		ops:        make(map[string]handler, len(builtin)),
 		meshes:     map[string]*mesh{},

@@ -203,6 +203,14 @@ func rows(t *testing.T, s store.Store, meshID string, topics, messages, sessions
 	return string(raw)
 }
 
+// auditText is everything of a mesh's audit log, as text.
+func auditText(t *testing.T, s store.Store, meshID string) string {
+	t.Helper()
+	raw, err := json.Marshal(logged(t, s, meshID))
+	require.NoError(t, err)
+	return string(raw)
+}
+
 // unlit is a store that does not answer while it is dark.
 type unlit struct {
 	store.Store
@@ -485,6 +493,14 @@ func TestCanariesStayOutOfLogAndStore(t *testing.T) {
 			require.Contains(t, lines, want)
 		}
 		kept := rows(t, mesh.Store, mesh.ID, topics, messages, sessions)
+		// The audit log tells who did what, and is kept for ever: nothing of what was said is in it, not even what the broker was given to read.
+		auditRows := auditText(t, mesh.Store, mesh.ID)
+		for _, want := range append([]string{"message_sent", "member_joined", "member_rekeyed", "apikey_created", "topic_created", cy.ID}, messages...) {
+			require.Contains(t, auditRows, want)
+		}
+		for _, c := range birds.all {
+			require.Empty(t, c.in(auditRows), "%s is in the audit log", c.name)
+		}
 		var inside strings.Builder
 		innards(reflect.ValueOf(mesh.Store.(*memory.Store)), map[any]bool{}, &inside)
 		require.Greater(t, len(birds.all), 80)

@@ -143,6 +143,18 @@ func (b *Broker) SetOwner(ctx context.Context, meshID, memberID, pubkey string) 
 			return fmt.Errorf("owner: %w", err)
 		}
 	}
+	set := map[string]any{}
+	if memberID != "" {
+		set["target"] = memberID
+	}
+	if pubkey != "" {
+		set["pubkey"] = pubkey
+	}
+	if len(set) > 0 {
+		if err := b.store.AppendAudit(ctx, meshID, audited(host(meshID), wire.AuditOwnerSet, set)); err != nil {
+			return fmt.Errorf("owner: %w", err)
+		}
+	}
 	if err := b.store.SetMeshOwner(ctx, meshID, memberID, pubkey); err != nil {
 		return fmt.Errorf("owner: %w", err)
 	}
@@ -160,7 +172,7 @@ func (b *Broker) SetOwner(ctx context.Context, meshID, memberID, pubkey string) 
 		return nil // archived
 	}
 	if err == nil {
-		err = b.subscribe(ctx, meshID, topic, memberID, wire.TopicLead, true)
+		err = b.subscribe(ctx, meshID, topic, memberID, wire.TopicLead, true, auditSubscribed(host(meshID), topic, memberID, wire.TopicLead))
 	}
 	if err != nil {
 		return fmt.Errorf("owner is set, but not lead of %s: %w", generalTopic, err)
@@ -177,7 +189,7 @@ func (m *mesh) meta() store.Mesh {
 
 // NewMember describes a member to be enrolled without an invite.
 type NewMember struct {
-	// ID is the member's id, 1 to 64 characters of [0-9A-Za-z_-]. Default: a new one.
+	// ID is the member's id, 1 to 64 characters of [0-9A-Za-z_-] other than "null". Default: a new one.
 	ID string
 	// Name is the display name, 1 to 128 characters. Required. Unlike a join, which numbers a name that is taken, this keeps it: two
 	// members of one name can then be addressed by their keys only.
@@ -210,8 +222,8 @@ func (b *Broker) AddMember(ctx context.Context, meshID string, n NewMember) (sto
 		ID: cmp.Or(n.ID, newID()), MeshID: meshID, UserID: n.UserID, Pubkey: strings.ToLower(n.Pubkey), Role: cmp.Or(n.Role, store.RoleMember),
 		RoleTag: n.RoleTag, MessageMode: cmp.Or(n.MessageMode, "push"), RequireHello2: n.RequireHello2, JoinedAt: now(),
 	}
-	if !wire.IsID(m.ID) {
-		return store.Member{}, wire.BadField("ID", "must be 1 to 64 characters of [0-9A-Za-z_-]")
+	if !wire.IsID(m.ID) || m.ID == "null" { // which the audit log's hashes take for nobody
+		return store.Member{}, wire.BadField("ID", "must be 1 to 64 characters of [0-9A-Za-z_-], and not null")
 	}
 	var ok bool
 	if m.Name, ok = wire.DisplayName(n.Name); !ok {

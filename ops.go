@@ -31,6 +31,8 @@ type handler struct {
 	run func(b *Broker, ctx context.Context, by Caller, frame []byte) (wire.Message, error)
 	// replies says that the type has a reply of its own; the others answer only a request that carried a _reqId.
 	replies bool
+	// slow says that it may take longer than a peer may be silent; see slowOp.
+	slow bool
 }
 
 // builtin are the broker's own operations. It is filled while the package is initialised and never changed after; New copies it.
@@ -38,25 +40,32 @@ var builtin = map[string]handler{}
 
 // op registers the operation for frames of one type beside its code.
 func op[F any](typ string, fn func(*Broker, context.Context, Caller, F) (wire.Message, error)) struct{} {
-	return register(typ, true, fn)
+	return register(typ, handler{replies: true}, fn)
+}
+
+// slowOp is op for what reads a lot and changes nothing: it runs beside the requests that follow it, one at a time for each connection, and its reply keeps
+// its place. Its context ends when the connection is to end.
+func slowOp[F any](typ string, fn func(*Broker, context.Context, Caller, F) (wire.Message, error)) struct{} {
+	return register(typ, handler{replies: true, slow: true}, fn)
 }
 
 // silentOp is op for a type that has no reply: it is acknowledged only if the request carried a _reqId, and so are its errors.
 func silentOp[F any](typ string, fn func(*Broker, context.Context, Caller, F) (wire.Message, error)) struct{} {
-	return register(typ, false, fn)
+	return register(typ, handler{}, fn)
 }
 
-func register[F any](typ string, replies bool, fn func(*Broker, context.Context, Caller, F) (wire.Message, error)) struct{} {
+func register[F any](typ string, h handler, fn func(*Broker, context.Context, Caller, F) (wire.Message, error)) struct{} {
 	if _, twice := builtin[typ]; twice {
 		panic("broker: two operations for " + typ) // at start-up, by our own mistake
 	}
-	builtin[typ] = handler{replies: replies, run: func(b *Broker, ctx context.Context, by Caller, frame []byte) (wire.Message, error) {
+	h.run = func(b *Broker, ctx context.Context, by Caller, frame []byte) (wire.Message, error) {
 		f, err := decodeFrame[F](frame)
 		if err != nil {
 			return nil, err
 		}
 		return fn(b, ctx, by, f)
-	}}
+	}
+	builtin[typ] = h
 	return struct{}{}
 }
 

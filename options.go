@@ -63,6 +63,9 @@ type Options struct {
 	TopicRetention time.Duration
 	// SessionMailTTL is how long mail addressed to one session waits after that session was last seen. Default 24 h.
 	SessionMailTTL time.Duration
+	// AuditCheckpointInterval is the time after which a mesh's audit log gets a signed checkpoint, besides the one each 1000 entries. It is
+	// looked at every minute. Default 1 h; negative: never, so that a log that lost its end looks like one in which nothing happened.
+	AuditCheckpointInterval time.Duration
 
 	// MaxMessageBytes bounds ciphertext, nonce and targetSpec of a message together. Default 65,536, at most 1 MiB less 16 KiB.
 	MaxMessageBytes int
@@ -216,6 +219,7 @@ func (o Options) withDefaults() (Options, error) {
 		{&o.RedeliverAfter, 30 * time.Second},
 		{&o.MessageTTL, 7 * 24 * time.Hour},
 		{&o.SessionMailTTL, 24 * time.Hour},
+		{&o.AuditCheckpointInterval, time.Hour},
 	} {
 		*d.field = cmp.Or(*d.field, d.value)
 	}

@@ -188,6 +188,11 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 	tell := p.quiet && !e.sess.noPush // it stays, this time
 	late := m.presences[row.ID] != p
 	if late { // the lease ran out while the store was busy, and others were told; the row is open again, and so is the place
+		m.mu.Unlock() // nobody else can put it back: hellos of the member wait
+		if err := m.recordReturn(ctx, e, &row, epoch, t); err != nil {
+			return err
+		}
+		m.mu.Lock()
 		p = &presence{mesh: m, member: e.member, row: row, order: e.sess.id, quiet: e.sess.noPush}
 		m.presences[row.ID] = p
 	}
@@ -217,6 +222,17 @@ func (m *mesh) reattach(ctx context.Context, e entry, row store.Presence, p *pre
 	m.mail.attach(e.sess)
 	if late || tell {
 		m.announceJoin(p, nil)
+	}
+	return nil
+}
+
+// recordReturn writes to the audit log that a session whose leave stands there is back in its place, or closes the place again.
+func (m *mesh) recordReturn(ctx context.Context, e entry, row *store.Presence, epoch int64, t time.Time) error {
+	event := auditJoined(row, cmp.Or(row.DisplayName, e.member.Name), e.hello, false, e.member.Pubkey)
+	event.At = t // not when it first came
+	if err := m.b.store.AppendAudit(ctx, m.id, event); err != nil {
+		_, _ = m.b.store.ClosePresence(context.WithoutCancel(ctx), m.id, row.ID, m.b.id, epoch, now()) // else the next broker ends it
+		return fmt.Errorf("audit: %w", err)
 	}
 	return nil
 }

@@ -235,15 +235,17 @@ func (*patchRead) run(ctx context.Context, c *apiCall) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, err := c.b.store.MarkRead(ctx, c.by.MeshID, c.topic.ID, c.by.Member.ID, public, at)
+	if role == "" && public && c.by.Member.ID != "" {
+		if err := c.b.joinTopic(ctx, c.by, c.topic, wire.TopicMember); err != nil {
+			return nil, err
+		}
+	}
+	in, err := c.b.store.MarkRead(ctx, c.by.MeshID, c.topic.ID, c.by.Member.ID, false, at)
 	if err != nil {
 		return nil, fmt.Errorf("mark read: %w", err)
 	}
 	if !in {
 		return nil, &wire.Fault{Code: wire.Forbidden, Text: "not a member of this topic"}
-	}
-	if role == "" {
-		c.b.topicJoined(ctx, c.by.MeshID, c.topic.ID, c.by.Member.ID)
 	}
 	return struct {
 		topicRef

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,7 @@ type session struct {
 	receiptBudget ratelimit.Bucket // owned by the reader
 
 	writer sync.WaitGroup
+	slow   sync.WaitGroup // a request of slowOp
 
 	mu        sync.Mutex
 	roomy     sync.Cond         // signalled when unwritten shrinks, inFlight reaches 0 or falls, and when writing ends
@@ -84,6 +86,8 @@ type session struct {
 	retry     *wheel.Timer     // looks for mail again after the store failed; guarded by mu
 
 	redelivery *wheel.Timer // guarded by mu
+
+	stopSlow context.CancelFunc // ends the request of slowOp that runs; nil: none does; guarded by mu
 }
 
 // serveWS accepts a WebSocket and serves it until it ends.
@@ -197,6 +201,7 @@ func (s *session) run(life context.Context, closed bool, signedIn func()) {
 	s.endWrites(err)
 	s.writer.Wait()
 	stop(err)
+	s.slow.Wait()
 	s.mu.Lock()
 	for _, t := range []*wheel.Timer{s.beat, s.confirm, s.redelivery, s.retry} {
 		if t != nil {
@@ -379,6 +384,8 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 		s.refuse(head, true, &wire.Fault{Code: wire.AlreadyHello, Text: "this connection is signed in already"})
 	case !known:
 		s.refuse(head, answers, &wire.Fault{Code: wire.UnknownMessageType, Text: fmt.Sprintf("no operation %q here", clip(head.Type))})
+	case op.slow:
+		s.runSlow(ctx, op, head, frame)
 	default:
 		reply, err := op.run(s.b, ctx, s.caller(), frame)
 		switch {
@@ -391,6 +398,45 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 			s.answer(wire.Done(head.ReqID))
 		}
 	}
+}
+
+// runSlow runs a request of slowOp in the background, so that the peer is still heard meanwhile. It has its place among the replies at once.
+func (s *session) runSlow(ctx context.Context, op handler, head wire.Head, frame []byte) {
+	ctx, stop := context.WithCancel(ctx)
+	s.mu.Lock()
+	busy := s.stopSlow != nil
+	if !busy {
+		s.stopSlow = stop
+		if s.ending != nil || s.writeErr != nil {
+			stop()
+		}
+	}
+	s.mu.Unlock()
+	if busy {
+		stop()
+		s.refuse(head, true, &wire.Fault{Code: wire.RateLimit, Text: "one such request at a time; wait for the reply to the last"})
+		return
+	}
+	by, frame, place := s.caller(), bytes.Clone(frame), s.reserve()
+	s.slow.Go(func() {
+		reply, err := op.run(s.b, ctx, by, frame)
+		ended := ctx.Err() != nil
+		s.mu.Lock()
+		s.stopSlow = nil
+		s.mu.Unlock()
+		stop()
+		switch {
+		case ended: // nobody waits for it, and what was asked behind it, or the close frame, need not either
+			s.fill(place, nil)
+		case err != nil:
+			s.fill(place, s.encoded(s.refusal(head, err)))
+		case reply == nil:
+			s.fill(place, s.encoded(wire.Done(head.ReqID)))
+		default:
+			reply.Correlate(head.ReqID)
+			s.fill(place, s.encoded(reply))
+		}
+	})
 }
 
 // clip bounds a peer's text inside ours.
@@ -430,8 +476,15 @@ func (s *session) throttle(ctx context.Context) {
 
 // refuse answers a request with an error, or counts it where an answer could be misunderstood.
 func (s *session) refuse(h wire.Head, answers bool, err error) {
+	if e := s.refusal(h, err); answers {
+		s.answer(e)
+	}
+}
+
+// refusal counts and logs an error and returns the frame that tells the peer of it.
+func (s *session) refusal(h wire.Head, err error) *wire.Error {
 	f := fault(err)
-	if f.Code == wire.Internal {
+	if f.Code == wire.Internal || f.Code == wire.AuditQueryError || f.Code == wire.AuditVerifyError {
 		s.log.Error("request failed", "type", h.Type, "cause", f.Cause)
 	} else {
 		s.log.Debug("request refused", "type", clip(h.Type), "code", f.Code)
@@ -439,14 +492,11 @@ func (s *session) refuse(h wire.Head, answers bool, err error) {
 	if f.Code == wire.Malformed || f.Code == wire.UnknownMessageType {
 		s.b.metrics.badFrames.Inc()
 	}
-	if !answers {
-		return
-	}
 	e := &wire.Error{Header: wire.Header{Type: wire.TypeError, ReqID: h.ReqID}, Code: f.Code, Message: f.Text}
 	if h.ReqID != nil {
 		e.ID = *h.ReqID
 	} else {
 		e.ID = h.ID
 	}
-	s.answer(e)
+	return e
 }

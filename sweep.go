@@ -29,6 +29,7 @@ func chores() []*chore {
 		{name: "liveness", every: 30 * time.Second, run: (*Broker).mirrorLiveness},
 		{name: "health", every: 30 * time.Second, asks: true, run: func(b *Broker, ctx context.Context, _ time.Time) error { return b.store.Ping(ctx) }},
 		{name: "queue depth", every: 30 * time.Second, run: (*Broker).measureQueue},
+		{name: "checkpoint", every: time.Minute, run: (*Broker).checkpointAudit},
 		{name: "buckets", every: 5 * time.Minute, run: (*Broker).sweepBuckets},
 		{name: "expiry", every: time.Hour, run: (*Broker).expire},
 		{name: "retention", every: time.Hour, run: (*Broker).prune},
@@ -234,6 +235,21 @@ func (b *Broker) sweepBuckets(_ context.Context, t time.Time) error {
 	for _, m := range b.allMeshes() {
 		m.forgetStrikes(t)
 		m.release()
+	}
+	b.verifies.Sweep(t, idleBucket)
+	return nil
+}
+
+// checkpointPage is how many meshes one step gives a checkpoint.
+const checkpointPage = 100
+
+// checkpointAudit signs the audit logs whose last checkpoint is old.
+func (b *Broker) checkpointAudit(ctx context.Context, t time.Time) error {
+	for b.opts.AuditCheckpointInterval > 0 {
+		n, err := b.store.CheckpointAudit(ctx, t, b.opts.AuditCheckpointInterval, checkpointPage)
+		if err != nil || n < checkpointPage {
+			return err
+		}
 	}
 	return nil
 }

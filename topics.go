@@ -72,7 +72,7 @@ func (b *Broker) opTopicLeave(ctx context.Context, by Caller, f wire.TopicLeave)
 	if err != nil {
 		return nil, err
 	}
-	return nil, b.leaveTopic(ctx, by.MeshID, t, by.Member.ID)
+	return nil, b.leaveTopic(ctx, by, t)
 }
 
 func (b *Broker) opTopicMembers(ctx context.Context, by Caller, f wire.TopicMembers) (wire.Message, error) {
@@ -336,7 +336,7 @@ func (b *Broker) joinTopic(ctx context.Context, by Caller, t store.Topic, role s
 			role = wire.TopicMember
 		}
 	}
-	return b.subscribe(ctx, by.MeshID, t, by.Member.ID, role, false)
+	return b.subscribe(ctx, by.MeshID, t, by.Member.ID, role, false, auditSubscribed(by, t, by.Member.ID, role))
 }
 
 // subscribe makes a member a topic member and tells those who wait for it.
@@ -369,8 +369,17 @@ func (b *Broker) topicJoined(ctx context.Context, meshID, topicID, memberID stri
 	m.announceTopicJoined(topicID, memberID, subs)
 }
 
-// leaveTopic takes a member out of a topic, with its copy of the key and the posts that it has not got yet.
-func (b *Broker) leaveTopic(ctx context.Context, meshID string, t store.Topic, memberID string) error {
+// leaveTopic takes the caller out of a topic, with its copy of the key and the posts that it has not got yet.
+func (b *Broker) leaveTopic(ctx context.Context, by Caller, t store.Topic) error {
+	meshID, memberID := by.MeshID, by.Member.ID
+	if role, err := b.topicRole(ctx, by, t); err != nil {
+		return err
+	} else if role != "" {
+		event := audited(by, wire.AuditTopicMemberLeft, map[string]any{"name": t.Name, "topic": t.ID})
+		if err := b.store.AppendAudit(ctx, meshID, event); err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+	}
 	gone, err := b.store.Unsubscribe(ctx, meshID, t.ID, memberID, now())
 	if err != nil {
 		return fmt.Errorf("unsubscribe: %w", err)
@@ -400,9 +409,7 @@ func (b *Broker) addToTopic(ctx context.Context, by Caller, t store.Topic, membe
 		return err
 	}
 	role, replace := cmp.Or(role, wire.TopicMember), role != ""
-	return b.subscribe(ctx, by.MeshID, t, m.ID, role, replace, audited(by, wire.AuditTopicMemberAdded, map[string]any{
-		"name": t.Name, "role": role, "target": m.ID, "topic": t.ID,
-	}))
+	return b.subscribe(ctx, by.MeshID, t, m.ID, role, replace, auditSubscribed(by, t, m.ID, role))
 }
 
 // memberByRef finds a member that is not revoked, by public key or id; else wire.NotFound.
@@ -447,10 +454,27 @@ func (b *Broker) archiveTopic(ctx context.Context, by Caller, t store.Topic) err
 // RestoreTopic takes a topic out of the archive, with its members, history and key, for a host: members cannot, because whoever uses an
 // archived name makes a new topic. store.ErrNotFound if there is none of that id, store.ErrConflict if its name is used again.
 func (b *Broker) RestoreTopic(ctx context.Context, meshID, topicID string) error {
-	if err := b.store.RestoreTopic(ctx, meshID, topicID); err != nil {
+	if err := b.restoreTopic(ctx, meshID, topicID); err != nil {
 		return fmt.Errorf("broker: restore topic %s: %w", clip(topicID), err)
 	}
 	return nil
+}
+
+func (b *Broker) restoreTopic(ctx context.Context, meshID, topicID string) error {
+	t, err := b.store.TopicByID(ctx, meshID, topicID)
+	if err != nil || t.ArchivedAt.IsZero() {
+		return err
+	}
+	if _, err := b.store.Topic(ctx, meshID, t.Name); err == nil { // before the log says that it was done
+		return fmt.Errorf("its name is used again: %w", store.ErrConflict)
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	event := audited(host(meshID), wire.AuditTopicRestored, map[string]any{"name": t.Name, "topic": t.ID})
+	if err := b.store.AppendAudit(ctx, meshID, event); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	return b.store.RestoreTopic(ctx, meshID, topicID)
 }
 
 // seqOf is the place of a message in a topic's history, 0 if it is not there.

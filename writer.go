@@ -31,6 +31,13 @@ type ending struct {
 
 // answer queues a reply that is known at once, behind the replies before it.
 func (s *session) answer(m wire.Message) {
+	if frame := s.encoded(m); frame != nil {
+		s.fill(s.reserve(), frame)
+	}
+}
+
+// encoded is a reply as it is written, or the error that it is too large, or nil.
+func (s *session) encoded(m wire.Message) []byte {
 	frame, err := wire.Encode(m)
 	if err == nil && len(frame) > maxReply {
 		var head wire.Header
@@ -41,9 +48,9 @@ func (s *session) answer(m wire.Message) {
 	}
 	if err != nil {
 		s.log.Error("reply could not be encoded", "cause", err)
-		return
+		return nil
 	}
-	s.fill(s.reserve(), frame)
+	return frame
 }
 
 // reserve takes the next place among the replies.
@@ -259,6 +266,9 @@ func (s *session) endWrites(cause error) {
 		cause = net.ErrClosed
 	}
 	s.writeErr = cause
+	if s.stopSlow != nil {
+		s.stopSlow()
+	}
 	s.slots, s.events, s.byKey, s.unwritten = nil, nil, nil, 0
 	s.roomy.Broadcast()
 	stop := s.stop
@@ -277,6 +287,9 @@ func (s *session) closeLocked(code int, reason string) {
 		return
 	}
 	s.ending = &ending{code: code, reason: reason}
+	if s.stopSlow != nil {
+		s.stopSlow() // its reply would hold the close frame up
+	}
 	s.kickLocked()
 	// A peer that does not read would hold the close frame up for ever.
 	s.b.wheel.After(2*drainTime, func() { s.drop() })

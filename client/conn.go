@@ -282,7 +282,8 @@ func (c *Client) takeReply(id, typ string, frame []byte) {
 		if !errors.As(err, &code) {
 			code = ""
 		}
-		if code == wire.RateLimit || r.typ == wire.TypeSend && code == wire.InternalError {
+		// A verification may be made once a minute: that is for the caller to wait for, and nothing else should.
+		if code == wire.RateLimit && r.typ != wire.TypeAuditVerify || r.typ == wire.TypeSend && code == wire.InternalError {
 			c.out.retry(r, err)
 			return
 		}

@@ -30,6 +30,9 @@ const (
 	AuditTopicCreated     = "topic_created"
 	AuditTopicArchived    = "topic_archived"
 	AuditTopicMemberAdded = "topic_member_added"
+	AuditTopicMemberLeft  = "topic_member_left"
+	AuditTopicRestored    = "topic_restored"
+	AuditOwnerSet         = "owner_set"
 	AuditInviteCreated    = "invite_created"
 	AuditInviteRevoked    = "invite_revoked"
 )
@@ -84,8 +87,9 @@ func within(n Number, low, high int) bool {
 // AuditResult answers audit_query.
 type AuditResult struct {
 	Header
-	Entries []AuditItem `json:"entries"`
-	Total   int         `json:"total"` // entries that match; with a filter counted up to 10,000
+	Entries   []AuditItem `json:"entries"`
+	Total     int         `json:"total"`               // entries that match; with a filter counted up to 10,000
+	Truncated bool        `json:"truncated,omitempty"` // there were more of them than fit; ask again with an offset
 }
 
 // AuditItem is an audit entry for people.

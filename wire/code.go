@@ -21,6 +21,8 @@ const (
 	AmbiguousPrefix    Code = "ambiguous_prefix"     // several messages start so
 	RateLimit          Code = "rate_limit"           // too many requests; later is fine
 	Internal           Code = "internal"             // a fault of the broker; the log has the cause
+	AuditQueryError    Code = "audit_query_error"    // a fault of the broker when it read the audit log, for audit_query
+	AuditVerifyError   Code = "audit_verify_error"   // likewise, for audit_verify
 )
 
 // Codes of a refused handshake, at the same time the close reason; docs/protocol.md, handshake.

@@ -49,6 +49,9 @@ var requests = map[string]func() any{
 	wire.TypeInviteCreate:  func() any { return new(wire.InviteCreate) },
 	wire.TypeInviteList:    func() any { return new(wire.InviteList) },
 	wire.TypeInviteRevoke:  func() any { return new(wire.InviteRevoke) },
+	wire.TypeAuditQuery:    func() any { return new(wire.AuditQuery) },
+	wire.TypeAuditVerify:   func() any { return new(wire.AuditVerify) },
+	wire.TypeAuditExport:   func() any { return new(wire.AuditExport) },
 }
 
 // check decodes a frame and runs its own checks, as the broker does.
@@ -105,7 +108,7 @@ func expand(t testing.TB, s string) string {
 	}
 }
 
-var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt", "state.txt", "invite.txt"}
+var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt", "state.txt", "invite.txt", "audit.txt"}
 
 func TestFrames(t *testing.T) {
 	t.Parallel()
