@@ -292,7 +292,7 @@ func (b *Broker) pause(d time.Duration) bool {
 func (m *mesh) finish(acks []store.Ack, changed []store.Delivery) {
 	for _, a := range acks {
 		if box := m.mail.box(a.MemberID); box != nil {
-			box.finish(a.MessageIDs)
+			box.finish(a.MessageIDs, a.SessionPubkey)
 		}
 	}
 	m.settle(changed)

@@ -362,6 +362,26 @@ func TestH02RepeatedAckTakesNothingElse(t *testing.T) {
 	})
 }
 
+// H02: what is for one session alone is not for its sibling to acknowledge, and the sibling's try does not get in the way of its own.
+func TestH02SiblingsAckLeavesASessionsMailAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mesh := brokertest.New(t)
+		key := sessionKey(t)
+		ana, mine, sibling := mesh.Dial("ana"), mesh.Dial("bo", explicit, brokertest.SessionKey(key)), mesh.Dial("bo", explicit, brokertest.SessionKey(sessionKey(t)))
+		sent := ana.Say(key.Public(), "now", "for that session alone")
+		mine.ExpectPush()
+		delivered := func() any {
+			synctest.Wait()
+			return ana.Request(frame{"type": "message_status", "messageId": sent["messageId"]})["delivered"]
+		}
+		sibling.Request(frame{"type": "client_ack", "brokerMessageId": sent["messageId"]})
+		require.Equal(t, false, delivered())
+		mine.Request(frame{"type": "client_ack", "brokerMessageId": sent["messageId"]})
+		require.Equal(t, true, delivered())
+	})
+}
+
 // H23: mail to one session of an old client completes by its pong, whoever else of the member is here: nobody else may have it.
 func TestH23PongConfirmsWhatNoOtherConnectionMayHave(t *testing.T) {
 	t.Parallel()

@@ -378,15 +378,29 @@ func (r *mailroom) box(member string) *mailbox {
 	return r.boxes[member]
 }
 
-func (box *mailbox) finish(ids []string) {
+// finish forgets messages whose deliveries to the member, or to its session with key by, are final.
+func (box *mailbox) finish(ids []string, by string) {
 	box.mu.Lock()
 	defer box.mu.Unlock()
+	for _, s := range box.sessions {
+		if s.sessionKey != by { // mail for that session alone is not by's to acknowledge
+			ids = slices.DeleteFunc(slices.Clone(ids), s.holdsAlone)
+		}
+	}
 	for _, id := range ids {
 		delete(box.written, id)
 	}
 	for _, s := range box.sessions {
 		s.unmark(ids)
 	}
+}
+
+// holdsAlone reports whether a message that was written here is for this session alone.
+func (s *session) holdsAlone(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	mk := s.marks[id]
+	return mk != nil && mk.route.session != ""
 }
 
 func (box *mailbox) settle(d store.Delivery) {

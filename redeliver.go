@@ -107,6 +107,6 @@ func (s *session) redeliver(ctx context.Context, l lane) error {
 		}
 	}
 	s.mu.Unlock()
-	s.box.Load().finish(final)
+	s.box.Load().finish(final, s.sessionKey)
 	return nil
 }
