@@ -138,8 +138,9 @@ func (r *mailroom) publish(letters []*letter, to [][]store.Recipient) {
 	r.recent = slices.Delete(r.recent, 0, drop)
 }
 
-// online reports whether a recipient has a connection here that may get mail, other than except.
-func (r *mailroom) online(rc store.Recipient, except string) bool {
+// online reports whether a recipient has a connection here that may get mail, other than the presence except, and that the member who asks may
+// know of: hidden ones are only for their own member, and for the host (an empty asks).
+func (r *mailroom) online(rc store.Recipient, except, asks string) bool {
 	r.mu.Lock()
 	box := r.boxes[rc.MemberID]
 	r.mu.Unlock()
@@ -149,7 +150,10 @@ func (r *mailroom) online(rc store.Recipient, except string) bool {
 	box.mu.Lock()
 	defer box.mu.Unlock()
 	for _, s := range box.sessions {
-		if s.presenceID != except && (rc.SessionPubkey == "" || rc.SessionPubkey == s.sessionKey) {
+		if s.presenceID == except || rc.SessionPubkey != "" && rc.SessionPubkey != s.sessionKey {
+			continue
+		}
+		if v := s.view.Load(); asks == "" || asks == rc.MemberID || v != nil && v.visible {
 			return true
 		}
 	}

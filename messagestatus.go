@@ -52,7 +52,7 @@ func (b *Broker) messageStatus(ctx context.Context, by Caller, f wire.MessageSta
 	}
 	var last time.Time
 	for _, d := range rows {
-		r, err := m.recipientStatus(ctx, d)
+		r, err := m.recipientStatus(ctx, d, by.Member.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -92,8 +92,8 @@ func (m *mesh) recipientName(ctx context.Context, rc store.Recipient) (wire.Reci
 	return wire.RecipientStatus{Name: member.Name, Pubkey: cmp.Or(rc.SessionPubkey, member.Pubkey)}, nil
 }
 
-// recipientStatus says what became of one delivery, and why it waits.
-func (m *mesh) recipientStatus(ctx context.Context, d store.Delivery) (wire.RecipientStatus, error) {
+// recipientStatus says what became of one delivery, and why it waits. For everybody but its own member a hidden session is not there.
+func (m *mesh) recipientStatus(ctx context.Context, d store.Delivery, asks string) (wire.RecipientStatus, error) {
 	r, err := m.recipientName(ctx, d.Recipient)
 	if err != nil {
 		return r, err
@@ -113,7 +113,7 @@ func (m *mesh) recipientStatus(ctx context.Context, d store.Delivery) (wire.Reci
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, p := range m.presences {
-			if p.member.ID != d.MemberID || d.SessionPubkey != "" && p.row.SessionPubkey != d.SessionPubkey {
+			if p.member.ID != d.MemberID || d.SessionPubkey != "" && p.row.SessionPubkey != d.SessionPubkey || !p.row.Visible && asks != d.MemberID {
 				continue
 			}
 			state, reason, at := p.holdsLocked(d)

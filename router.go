@@ -146,7 +146,7 @@ func (m *mesh) duplicate(ctx context.Context, sent store.Message) sendResult {
 	}
 	for _, d := range rows {
 		r.recipients.Total++
-		if m.mail.online(d.Recipient, sent.SenderPresenceID) {
+		if m.mail.online(d.Recipient, sent.SenderPresenceID, sent.SenderMemberID) {
 			r.recipients.Online++
 		}
 	}
@@ -279,7 +279,7 @@ func (m *mesh) publish(ctx context.Context, jobs []int, stored []store.Enqueued,
 			r.message, r.notified = msg, e.Notified
 			r.recipients.Total, r.recipients.Refused = len(e.Recipients), len(msg.Refused)
 			for _, rc := range e.Recipients {
-				if m.mail.online(rc, msg.SenderPresenceID) {
+				if m.mail.online(rc, msg.SenderPresenceID, msg.SenderMemberID) {
 					r.recipients.Online++
 				}
 			}
@@ -540,7 +540,7 @@ func (m *mesh) admin(roster *store.Roster, by Caller) bool {
 	for i := range roster.Members {
 		if rm := &roster.Members[i]; rm.ID == by.Member.ID {
 			info := m.meta()
-			return rm.Role == store.RoleAdmin || info.OwnerMemberID == rm.ID || info.OwnerPubkey != "" && info.OwnerPubkey == rm.Pubkey
+			return rm.Role == store.RoleAdmin || owner(&info, &rm.Member)
 		}
 	}
 	return false

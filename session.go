@@ -47,6 +47,7 @@ type session struct {
 	status atomic.Value
 	alive  atomic.Int64 // ms since the epoch of the last sign of life
 
+	parting *ending          // how to end once the request that asked for it is answered; owned by the reader
 	control ratelimit.Bucket // owned by the reader
 	silent  ratelimit.Bucket // owned by the reader
 	buf     []byte           // owned by the reader
@@ -379,6 +380,9 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 			s.answer(reply)
 		case op.replies || head.ReqID != nil:
 			s.answer(wire.Done(head.ReqID))
+		}
+		if s.parting != nil {
+			s.close(s.parting.code, s.parting.reason)
 		}
 	}
 }

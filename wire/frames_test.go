@@ -41,6 +41,12 @@ var requests = map[string]func() any{
 	wire.TypeAPIKeyCreate:  func() any { return new(wire.APIKeyCreate) },
 	wire.TypeAPIKeyList:    func() any { return new(wire.APIKeyList) },
 	wire.TypeAPIKeyRevoke:  func() any { return new(wire.APIKeyRevoke) },
+	wire.TypeKick:          func() any { return new(wire.Kick) },
+	wire.TypeDisconnect:    func() any { return new(wire.Disconnect) },
+	wire.TypeBan:           func() any { return new(wire.Ban) },
+	wire.TypeUnban:         func() any { return new(wire.Unban) },
+	wire.TypeListBans:      func() any { return new(wire.ListBans) },
+	wire.TypeMemberRole:    func() any { return new(wire.MemberRole) },
 }
 
 // check decodes a frame and runs its own checks, as the broker does.
@@ -97,7 +103,7 @@ func expand(t testing.TB, s string) string {
 	}
 }
 
-var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt"}
+var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "admin.txt"}
 
 func TestFrames(t *testing.T) {
 	t.Parallel()
