@@ -72,6 +72,7 @@ type cli struct {
 	Summary summaryCmd `cmd:"" group:"sessions" help:"Say what your running session is doing."`
 	Groups  groupsCmd  `cmd:"" group:"sessions" help:"Join and leave groups with your running session."`
 
+	Admin   adminCmd   `cmd:"" group:"other" help:"Govern the mesh: kick, ban, and change roles."`
 	APIKey  apikeyCmd  `cmd:"" name:"apikey" group:"other" help:"Make, list and revoke API keys."`
 	Version versionCmd `cmd:"" group:"other" help:"Show the version."`
 }
