@@ -23,11 +23,6 @@ func ended(t *testing.T, mesh *brokertest.Mesh, p *brokertest.Peer) *client.Refu
 	require.NotEmpty(t, refused.Text, "it says why")
 	_, err := p.Client.Send(t.Context(), "*", "hello")
 	require.ErrorIs(t, err, refused.Code, "requests fail with the reason")
-	var last client.Event
-	for last = range p.Events() {
-	}
-	require.Equal(t, client.EventDisconnected, last.Name)
-	require.ErrorIs(t, last.Err, refused.Code)
 	time.Sleep(time.Hour)
 	for _, s := range mesh.Broker.Sessions(mesh.ID) {
 		require.NotEqual(t, p.SessionID(), s.SessionID, "it does not come back by itself")
@@ -53,6 +48,11 @@ func TestKickEndsAClientForGood(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, client.Ended{Names: []string{"bo"}}, done)
 			refused := ended(t, mesh, bo)
+			var last client.Event
+			for last = range bo.Events() {
+			}
+			require.Equal(t, client.EventDisconnected, last.Name)
+			require.ErrorIs(t, last.Err, tt.code)
 			require.Equal(t, tt.code, refused.Code)
 			require.Equal(t, wire.CloseKicked, refused.CloseCode)
 		}
@@ -66,13 +66,18 @@ func TestKickEndsAClientForGood(t *testing.T) {
 
 func TestBanEndsAClientForGood(t *testing.T) {
 	bubble(t, func(t *testing.T, mesh *brokertest.Mesh) {
-		ana, bo, away := mesh.Join("ana"), mesh.Join("bo"), mesh.Join("bo")
-		mesh.Restart() // one of them is about to reconnect
+		soon := func(o *client.Options) { o.Backoff = func(int) time.Duration { return 10 * time.Millisecond } }
+		late := func(o *client.Options) { o.Backoff = func(int) time.Duration { return time.Minute } }
+		ana, bo, away := mesh.Join("ana", soon), mesh.Join("bo", soon), mesh.Join("bo", late)
+		mesh.Restart()
+		time.Sleep(time.Second)
+		require.Equal(t, []bool{true, true, false}, []bool{ana.Connected(), bo.Connected(), away.Connected()})
 		name, err := ana.Ban(t.Context(), "bo", "left")
 		require.NoError(t, err)
 		require.Equal(t, "bo", name)
-		for _, p := range []*brokertest.Peer{bo, away} {
-			require.Equal(t, wire.CloseBanned, ended(t, mesh, p).CloseCode)
+		for p, code := range map[*brokertest.Peer]wire.Code{bo: wire.ReasonBanned, away: wire.Revoked} {
+			refused := ended(t, mesh, p)
+			require.Equal(t, []any{wire.CloseBanned, code}, []any{refused.CloseCode, refused.Code})
 		}
 		bans, err := ana.Bans(t.Context())
 		require.NoError(t, err)
