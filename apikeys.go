@@ -51,6 +51,8 @@ func (b *Broker) opAPIKeyCreate(ctx context.Context, by Caller, f wire.APIKeyCre
 	limit := limitOr(b.opts.MaxAPIKeysPerMember)
 	if err := b.store.CreateAPIKey(ctx, k, limit, auditKey(by, &k)); errors.Is(err, store.ErrLimit) {
 		return nil, &wire.Fault{Code: wire.Forbidden, Text: fmt.Sprintf("you have %d live keys; revoke some first", limit), Cause: err}
+	} else if errors.Is(err, store.ErrRevoked) { // since the request came
+		return nil, &wire.Fault{Code: wire.Forbidden, Text: "membership was revoked", Cause: err}
 	} else if err != nil {
 		return nil, fmt.Errorf("create API key: %w", err)
 	}

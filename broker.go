@@ -33,8 +33,9 @@ import (
 	"github.com/claudemesh/broker/wire"
 )
 
-// Lock order: mesh.entering (per member), mesh.saving, mesh.stating (per state key), Broker.mu, mesh.mu, mailroom.mu, mailbox.mu, session.mu. No
-// store call, socket write or callback of the host happens under any of them but the first three, which exist to be held across store calls.
+// Lock order: Broker.governing (per mesh), mesh.entering (per member), mesh.saving, mesh.stating (per state key), Broker.mu, mesh.mu, mailroom.mu,
+// mailbox.mu, session.mu. No store call, socket write or callback of the host happens under any of them but the first four, which exist to be held
+// across store calls.
 
 // Broker serves meshes. Make one with [New], mount it, and end it with [Broker.Shutdown].
 type Broker struct {
@@ -73,6 +74,8 @@ type Broker struct {
 
 	ready     chan struct{} // closed when the presences of earlier processes are adopted
 	readyOnce sync.Once
+
+	governing keyedMutex // by mesh id: bans and changes of role, from the look at who may to the end, so that two of them cannot leave nobody who governs
 
 	mu         sync.Mutex
 	ops        map[string]handler // guarded by mu until serving, then constant

@@ -289,7 +289,8 @@ func (b *Broker) liveMember(ctx context.Context, meshID, memberID string) (store
 	return m, err
 }
 
-// SetMemberRole makes a member store.RoleAdmin or RoleMember. It holds from the member's next request on. The owner governs whatever its role.
+// SetMemberRole makes a member store.RoleAdmin or RoleMember. It holds from the member's next request on; whoever stops being an admin loses its event
+// streams, and reconnects to those that it still may read. The owner governs whatever its role. store.ErrNotFound.
 func (b *Broker) SetMemberRole(ctx context.Context, meshID, memberID, role string) error {
 	if err := b.hosted(); err != nil {
 		return err
@@ -298,13 +299,8 @@ func (b *Broker) SetMemberRole(ctx context.Context, meshID, memberID, role strin
 	if err := checkRole(role); err != nil {
 		return err
 	}
-	if err := b.store.SetRole(ctx, meshID, memberID, role); err != nil {
-		return fmt.Errorf("role: %w", err)
-	}
-	if role != store.RoleAdmin { // it may have read what only admins see; a client that still may comes back
-		b.endStreams(meshID, func(s *stream) bool { return s.memberID == memberID })
-	}
-	return nil
+	defer b.governing.lock(meshID)()
+	return b.setRole(ctx, host(meshID), memberID, role)
 }
 
 // SetRequireHello2 says whether a member is refused without the signatures that bind a hello to its session. Sessions that are connected stay.
@@ -321,86 +317,51 @@ func (b *Broker) SetRequireHello2(ctx context.Context, meshID, memberID string, 
 
 // RevokeMember bans a member: its connections are closed with 4002 and its places with them, its streams end, its API keys die, what waits
 // for it expires, its copies of topic keys are deleted, and its key is never accepted again unless [Broker.RestoreMember] is called. It returns
-// when all that is done but the close handshakes. Doing it twice does no harm. store.ErrNotFound.
+// when all that is done but the close handshakes. Doing it twice does no harm. The owner and the last admin are not spared. store.ErrNotFound.
 func (b *Broker) RevokeMember(ctx context.Context, meshID, memberID string) error {
 	if err := b.hosted(); err != nil {
 		return err
 	}
 	defer b.work.leaveSession()
-	expired, err := b.store.RevokeMember(ctx, meshID, memberID, now())
+	defer b.governing.lock(meshID)()
+	member, err := b.store.Member(ctx, meshID, memberID)
 	if err != nil {
 		return fmt.Errorf("revoke member: %w", err)
 	}
-	b.expired(expired)
-	if m := b.loaded(meshID); m != nil {
-		defer m.release()
-		m.expel(ctx, memberID, wire.CloseBanned, wire.ReasonBanned)
-	}
-	b.endStreams(meshID, func(s *stream) bool { return s.memberID == memberID })
-	return nil
+	return b.ban(ctx, host(meshID), member, "")
 }
 
-// RestoreMember lifts a ban. What the ban ended stays ended. store.ErrNotFound.
+// RestoreMember lifts a ban: the member may sign in again and has its subscriptions. What the ban ended stays ended: sessions, API keys, copies of topic
+// keys, and what waited for it. It keeps its name, even if another member has taken it meanwhile. store.ErrNotFound.
 func (b *Broker) RestoreMember(ctx context.Context, meshID, memberID string) error {
 	if err := b.hosted(); err != nil {
 		return err
 	}
 	defer b.work.leaveSession()
-	if err := b.store.RestoreMember(ctx, meshID, memberID); err != nil {
-		return fmt.Errorf("restore member: %w", err)
-	}
+	defer b.governing.lock(meshID)()
 	member, err := b.store.Member(ctx, meshID, memberID)
 	if err != nil {
-		return fmt.Errorf("restored member: %w", err)
+		return fmt.Errorf("restore member: %w", err)
 	}
-	b.appeared(ctx, member, false)
-	return nil
+	return b.unban(ctx, host(meshID), member)
+}
+
+// Bans returns the banned members of a mesh, the latest ban first; their RevokedAt says when.
+func (b *Broker) Bans(ctx context.Context, meshID string) ([]store.Member, error) {
+	return b.store.RevokedMembers(ctx, meshID)
 }
 
 // Disconnect closes a member's connections with 1000 "disconnected" and ends their places. Its clients reconnect by themselves. Having none is not
 // an error; an unknown member is store.ErrNotFound.
 func (b *Broker) Disconnect(ctx context.Context, meshID, memberID string) error {
-	if err := b.hosted(); err != nil {
-		return err
-	}
-	defer b.work.leaveSession()
-	if _, err := b.store.Member(ctx, meshID, memberID); err != nil {
-		return fmt.Errorf("disconnect: %w", err)
-	}
-	if m := b.loaded(meshID); m != nil {
-		defer m.release()
-		m.expel(ctx, memberID, wire.CloseNormal, wire.ReasonDisconnected)
-	}
-	return nil
+	return b.ejectMember(ctx, meshID, memberID, disconnecting)
 }
 
-// expel ends all sessions of a member at once: sockets and places, without a grace, and tells the others. A hello of the member that is on its
-// way is waited for: it finds its member revoked, or its place is ended with the others.
-func (m *mesh) expel(ctx context.Context, memberID string, code int, reason string) {
-	unlock := m.entering.lock(memberID)
-	defer unlock()
-	var places []*presence
-	var sessions []*session
-	m.mu.Lock()
-	for _, p := range m.presences {
-		if p.member.ID != memberID {
-			continue
-		}
-		if p.sess != nil {
-			sessions = append(sessions, p.sess)
-			p.sess = nil
-		}
-		p.expelled = true
-		places = append(places, p)
-	}
-	m.mu.Unlock()
-	for _, s := range sessions {
-		m.mail.detach(s)
-		s.close(code, reason)
-	}
-	for _, p := range places {
-		m.evict(ctx, p)
-	}
+// Kick closes a member's connections with 4001 "kicked" and ends their places. Its clients do not reconnect by themselves, but nothing keeps them
+// from it. Control connections without a session key stay, as with the frame: Disconnect and RevokeMember end those. Having none is not an
+// error; an unknown member is store.ErrNotFound.
+func (b *Broker) Kick(ctx context.Context, meshID, memberID string) error {
+	return b.ejectMember(ctx, meshID, memberID, kicking)
 }
 
 // Online reports whether a member has a live connection to this broker that gets mail: one in grace does not count, nor one that asked for no
@@ -490,7 +451,9 @@ func (b *Broker) CreateAPIKey(ctx context.Context, meshID string, n NewAPIKey) (
 		ID: newID(), MeshID: meshID, Label: n.Label, Hash: hash, Prefix: prefix, Capabilities: slices.Clone(n.Capabilities),
 		TopicScopes: n.TopicScopes, IssuedBy: n.IssuedBy, Rekey: n.Rekey, CreatedAt: t, ExpiresAt: expires,
 	}
-	if err := b.store.CreateAPIKey(ctx, k, 0, auditKey(host(meshID), &k)); err != nil {
+	if err := b.store.CreateAPIKey(ctx, k, 0, auditKey(host(meshID), &k)); errors.Is(err, store.ErrRevoked) { // since we looked
+		return "", store.APIKey{}, fmt.Errorf("issuer of an API key is revoked: %w", store.ErrNotFound)
+	} else if err != nil {
 		return "", store.APIKey{}, fmt.Errorf("create API key: %w", err)
 	}
 	return secret, k, nil

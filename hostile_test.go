@@ -609,7 +609,7 @@ func TestHostileInput(t *testing.T) {
 		s.healthy("nothing")
 		var cases []hostileCase
 		for _, family := range [][]hostileCase{
-			s.textCases(), s.sendCases(), s.sessionCases(), s.topicCases(), s.keyCases(), s.handshakeCases(), s.socketCases(),
+			s.textCases(), s.sendCases(), s.sessionCases(), s.topicCases(), s.keyCases(), s.handshakeCases(), s.socketCases(), s.adminCases(),
 			s.authCases(), s.apiCases(), s.pathCases(), s.routeCases(), s.joinCases(),
 		} {
 			cases = append(cases, family...)

@@ -149,5 +149,5 @@ func (b *Broker) isAdmin(ctx context.Context, by Caller) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("mesh: %w", err)
 	}
-	return mesh.OwnerMemberID == m.ID || mesh.OwnerPubkey != "" && mesh.OwnerPubkey == m.Pubkey, nil
+	return owner(&mesh, &m), nil
 }

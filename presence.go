@@ -24,8 +24,6 @@ type presence struct {
 	dirty  bool         // row differs from the store's
 	order  uint64       // rises with each presence; decides between those of one millisecond
 	quiet  bool         // a command that only asks (no_push): nobody is told that it comes and goes
-
-	expelled bool // ended for good; the store may have closed the row already, when it revoked or rekeyed the member
 }
 
 // nameLocked is the display name that others see.
@@ -352,6 +350,7 @@ func (m *mesh) lost(ctx context.Context, s *session, clean bool) {
 		return
 	}
 	p.sess = nil
+	p.row.LastPingAt = maxTime(p.row.LastPingAt, time.UnixMilli(s.alive.Load()).UTC())
 	grace := m.b.opts.LeaseGrace
 	if clean && !m.b.opts.LeaseOnCleanClose || grace < 0 {
 		m.mu.Unlock()
@@ -417,7 +416,7 @@ func (m *mesh) evict(ctx context.Context, p *presence) {
 		p.lease.Stop()
 		p.lease = nil
 	}
-	row, expelled := p.row, p.expelled
+	row := p.row
 	m.mu.Unlock()
 	ctx = context.WithoutCancel(ctx)
 	m.savePeerState(ctx, row, p)
@@ -426,9 +425,25 @@ func (m *mesh) evict(ctx context.Context, p *presence) {
 		m.b.log.Warn("presence could not be closed; its lease ends it", "mesh", m.id, "cause", err)
 		closed = true
 	}
-	if closed || expelled {
+	if closed || !m.isOpen(ctx, row) {
 		m.announceLeave(p)
 	}
+}
+
+// isOpen reports whether the store has a presence that this process could not close: another holds it now, and says when it goes. Otherwise it was
+// closed with its member's revocation or change of key, and this process, which told of its coming, tells of its end.
+func (m *mesh) isOpen(ctx context.Context, row store.Presence) bool {
+	roster, err := m.reloadRoster(ctx)
+	if err != nil {
+		m.b.log.Warn("roster could not be loaded when a session ended", "mesh", m.id, "cause", err)
+		return false
+	}
+	for i := range roster.Members {
+		if rm := &roster.Members[i]; rm.ID == row.MemberID {
+			return slices.ContainsFunc(rm.Presences, func(p store.RosterPresence) bool { return p.ID == row.ID })
+		}
+	}
+	return false
 }
 
 // signal applies a status signal to a presence and lets held messages go if it unlocked them. It reports whether the signal counted.

@@ -547,7 +547,7 @@ func (m *mesh) admin(roster *store.Roster, by Caller) bool {
 	for i := range roster.Members {
 		if rm := &roster.Members[i]; rm.ID == by.Member.ID {
 			info := m.meta()
-			return rm.Role == store.RoleAdmin || info.OwnerMemberID == rm.ID || info.OwnerPubkey != "" && info.OwnerPubkey == rm.Pubkey
+			return rm.Role == store.RoleAdmin || owner(&info, &rm.Member)
 		}
 	}
 	return false

@@ -49,6 +49,7 @@ type session struct {
 	// attestation is the member's word for sessionKey; nil: none was given.
 	attestation atomic.Pointer[wire.Attestation]
 
+	parting *ending          // how to end once the request that asked for it is answered; owned by the reader
 	control ratelimit.Bucket // owned by the reader
 	silent  ratelimit.Bucket // owned by the reader
 	buf     []byte           // owned by the reader
@@ -396,6 +397,9 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 			s.answer(reply)
 		case op.replies || head.ReqID != nil:
 			s.answer(wire.Done(head.ReqID))
+		}
+		if s.parting != nil {
+			s.close(s.parting.code, s.parting.reason)
 		}
 	}
 }

@@ -37,8 +37,10 @@
 // trusts, and OutcomeUnsigned where only the broker says so. Receipts that do not hold count as none, and are reported.
 //
 // # Sharing
+//
 // A mesh has a small shared state, values under keys ([Client.SetState], [Client.State], [Client.ListState]). Changes of it are events. Neither the
 // broker nor any member is kept from reading it.
+//
 // # What is secret
 //
 // Direct messages are sealed for the recipient's member key, topic messages with the topic's key. Messages to "*" and "@group"

@@ -33,7 +33,8 @@ func (k APIKey) Live(now time.Time) bool {
 
 // APIKeys keeps API keys.
 type APIKeys interface {
-	// CreateAPIKey stores a key. maxLive live keys of the issuer at k.CreatedAt (0: no limit) is ErrLimit; a used id is ErrConflict.
+	// CreateAPIKey stores a key. An issuer that is revoked is ErrRevoked, so that none is made beside a ban; maxLive live keys of the issuer at
+	// k.CreatedAt (0: no limit) is ErrLimit; a used id is ErrConflict.
 	CreateAPIKey(ctx context.Context, k APIKey, maxLive int, audit ...AuditEvent) error
 	// APIKeysByPrefix returns the keys of all meshes with exactly that prefix, those that are not revoked first, then newest first, at
 	// most 16. None is not an error.

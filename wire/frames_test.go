@@ -52,6 +52,12 @@ var requests = map[string]func() any{
 	wire.TypeAuditQuery:    func() any { return new(wire.AuditQuery) },
 	wire.TypeAuditVerify:   func() any { return new(wire.AuditVerify) },
 	wire.TypeAuditExport:   func() any { return new(wire.AuditExport) },
+	wire.TypeKick:          func() any { return new(wire.Kick) },
+	wire.TypeDisconnect:    func() any { return new(wire.Disconnect) },
+	wire.TypeBan:           func() any { return new(wire.Ban) },
+	wire.TypeUnban:         func() any { return new(wire.Unban) },
+	wire.TypeListBans:      func() any { return new(wire.ListBans) },
+	wire.TypeMemberRole:    func() any { return new(wire.MemberRole) },
 }
 
 // check decodes a frame and runs its own checks, as the broker does.
@@ -108,7 +114,7 @@ func expand(t testing.TB, s string) string {
 	}
 }
 
-var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt", "state.txt", "invite.txt", "audit.txt"}
+var frameFiles = []string{"hello.txt", "session.txt", "send.txt", "topic.txt", "apikey.txt", "messagestatus.txt", "attest.txt", "state.txt", "invite.txt", "audit.txt", "admin.txt"}
 
 func TestFrames(t *testing.T) {
 	t.Parallel()

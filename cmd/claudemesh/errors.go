@@ -133,7 +133,7 @@ func explainRefused(e *client.RefusedError) *failure {
 		return failf(exit, code, "The broker does not know this membership; it may have been removed, so ask for a new invite and join again.")
 	case wire.Revoked, wire.ReasonBanned:
 		return failf(exit, code, "This membership was revoked; ask an admin of the mesh for a new invite.")
-	case wire.ReasonKicked:
+	case wire.ReasonKicked, wire.ReasonKickedStale:
 		return failf(exit, code, "An admin ended this session.")
 	case wire.TimestampSkew:
 		return failf(exit, code, "This machine's clock is more than a minute off; set it and try again.")

@@ -137,8 +137,13 @@ type result struct {
 
 func (p *person) runWith(stdin string, args ...string) result {
 	p.t.Helper()
+	return p.runFrom(strings.NewReader(stdin), args...)
+}
+
+func (p *person) runFrom(stdin io.Reader, args ...string) result {
+	p.t.Helper()
 	var stdout, stderr bytes.Buffer
-	code := p.system(strings.NewReader(stdin), &stdout, &stderr).run(p.t.Context(), append([]string{"--config", p.dir}, args...))
+	code := p.system(stdin, &stdout, &stderr).run(p.t.Context(), append([]string{"--config", p.dir}, args...))
 	return result{code, stdout.String(), stderr.String()}
 }
 

@@ -75,6 +75,7 @@ type cli struct {
 
 	State   stateCmd   `cmd:"" group:"other" help:"Read, set and watch the mesh's shared state."`
 	Invite  inviteCmd  `cmd:"" group:"other" help:"Make, list and revoke invites."`
+	Admin   adminCmd   `cmd:"" group:"other" help:"Govern the mesh: kick, ban, and change roles."`
 	APIKey  apikeyCmd  `cmd:"" name:"apikey" group:"other" help:"Make, list and revoke API keys."`
 	Version versionCmd `cmd:"" group:"other" help:"Show the version."`
 }

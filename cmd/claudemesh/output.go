@@ -113,6 +113,10 @@ func isTerminal(w io.Writer, getenv func(string) string) bool {
 	if !ok || getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" || runtime.GOOS == "windows" && getenv("WT_SESSION") == "" {
 		return false
 	}
+	return isCharDevice(f)
+}
+
+func isCharDevice(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -51,6 +51,9 @@ func (s *Store) CreateAPIKey(ctx context.Context, k store.APIKey, maxLive int, a
 	if m.apiKeys[k.ID] != nil {
 		return conflict("API key", k.ID)
 	}
+	if b := m.members[k.IssuedBy]; b != nil && b.revoked() {
+		return fmt.Errorf("%w: member %q", store.ErrRevoked, b.ID)
+	}
 	if maxLive > 0 {
 		live := 0
 		for _, other := range m.apiKeys {

@@ -69,6 +69,16 @@ var apiKeys = checks{
 		k.ID = "6"
 		require.NoError(w, w.CreateAPIKey(w.ctx, k, 2))
 	},
+	"CreateAPIKey refuses a revoked issuer": func(w *world) {
+		w.mesh("m", "ana")
+		_, err := w.RevokeMember(w.ctx, "m", "ana", noon)
+		require.NoError(w, err)
+		require.ErrorIs(w, w.CreateAPIKey(w.ctx, anAPIKey("m", "1", "ana"), 0), store.ErrRevoked)
+		_, err = w.APIKey(w.ctx, "m", "1")
+		require.ErrorIs(w, err, store.ErrNotFound)
+		require.NoError(w, w.RestoreMember(w.ctx, "m", "ana"))
+		require.NoError(w, w.CreateAPIKey(w.ctx, anAPIKey("m", "1", "ana"), 0))
+	},
 	"CreateAPIKey by many at once holds the limit": func(w *world) {
 		w.mesh("m", "ana")
 		var o outcomes
