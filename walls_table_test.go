@@ -206,6 +206,7 @@ func wallSealed(d *draw) (pubkey, encryptedKey, nonce string) {
 	for i := range raw {
 		raw[i] = byte(d.n(256))
 	}
+	raw[31] &= 0x3f // else it is no key
 	iv := make([]byte, 24)
 	for i := range iv {
 		iv[i] = byte(d.n(256))

@@ -657,7 +657,7 @@ func (d *draw) like(s string) string {
 		case '0' <= c && c <= '9':
 			out[i] = byte('0' + d.n(10))
 		case 'a' <= c && c <= 'z':
-			out[i] = byte('a' + d.n(26))
+			out[i] = byte('a' + d.n(16)) // up to p, and so no mark
 		case 'A' <= c && c <= 'Z':
 			out[i] = byte('A' + d.n(26))
 		}
