@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/claudemesh/broker/identity"
 	"github.com/claudemesh/broker/store"
 	"github.com/claudemesh/broker/topickey"
 	"github.com/claudemesh/broker/wire"
@@ -305,6 +306,8 @@ func checkSeal(encryptedKey, nonce, pubkey string) error {
 		return errors.New("must be base64 of 80 bytes, with a nonce of 24")
 	case pubkey != "" && hex.EncodeToString(prefix[:]) != pubkey:
 		return errors.New("must begin with encryptedKeyPubkey")
+	case identity.CheckX25519(prefix) != nil:
+		return errors.New("must begin with an x25519 key that can be used")
 	default:
 		return nil
 	}

@@ -128,3 +128,27 @@ func TestSharedKeyRefusesLowOrder(t *testing.T) {
 		requireClass(t, "bad_key", err)
 	}
 }
+
+func TestCheckX25519(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, key string
+		want      identity.Class
+	}{
+		{"a key", "1b1b58dd50ea14b60da17b790cd02754d970c9bab864ebb3c0f3016fe51d3f57", ""},
+		{"the base point", "0900000000000000000000000000000000000000000000000000000000000000", ""},
+		{"0", "0000000000000000000000000000000000000000000000000000000000000000", identity.ClassInvalidPoint},
+		{"1", "0100000000000000000000000000000000000000000000000000000000000000", identity.ClassInvalidPoint},
+		{"of order 8", "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800", identity.ClassInvalidPoint},
+		{"of order 8, the other", "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157", identity.ClassInvalidPoint},
+		{"p - 1", "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", identity.ClassInvalidPoint},
+		{"p, which is 0", "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", identity.ClassInvalidPoint},
+		{"p + 1, which is 1", "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", identity.ClassInvalidPoint},
+		{"p + 9, the base point again", "f6ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", identity.ClassInvalidPoint},
+		{"a key with the highest bit", "1b1b58dd50ea14b60da17b790cd02754d970c9bab864ebb3c0f3016fe51d3fd7", identity.ClassInvalidPoint},
+	} {
+		raw, err := hex.DecodeString(c.key)
+		require.NoError(t, err)
+		require.Equal(t, c.want, identity.ClassOf(identity.CheckX25519([32]byte(raw))), c.name)
+	}
+}

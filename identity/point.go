@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 
 	"filippo.io/edwards25519"
+	"filippo.io/edwards25519/field"
 )
 
 // CheckPublic says whether a key may be enrolled: 64 hex digits of either case (else ClassBadHex or ClassBadLength) of a point
@@ -35,6 +36,22 @@ func SecretToX25519(edSecretHex string) ([32]byte, error) {
 	defer clear(secret)
 	return secretFromSeed(secret[:ed25519.SeedSize]), nil
 }
+
+// CheckX25519 says whether an x25519 public key may be passed on to others: it is in its one spelling, below 2^255-19, and not of low order (else
+// ClassInvalidPoint). X25519 takes more; but a key of low order makes boxes that anybody can open, and not every client looks.
+func CheckX25519(public [32]byte) error {
+	u, err := new(field.Element).SetBytes(public[:])
+	if err != nil || !bytes.Equal(u.Bytes(), public[:]) {
+		return refuse(ClassInvalidPoint, "not the canonical encoding of an x25519 key")
+	}
+	if _, err := SharedKey(public, anySecret); err != nil {
+		return refuse(ClassInvalidPoint, "an x25519 key of low order")
+	}
+	return nil
+}
+
+// anySecret is no secret: what is of low order is so for every one.
+var anySecret = [32]byte{8, 1}
 
 func decodePoint(edPublicHex string) (*edwards25519.Point, error) {
 	b, err := decodeHex(edPublicHex, ed25519.PublicKeySize)
