@@ -22,6 +22,8 @@ const (
 	exitUnreachable = 4 // no answer: not reachable, too slow, or the outcome is not known
 	exitNotYet      = 5 // not delivered to everybody yet, or the topic's key is still to come
 	exitUnsafe      = 6 // held back: a key changed, a name is ambiguous, a topic key is not to be trusted, or encryption was required
+	exitAuditOpen   = 8 // an audit log is sound, and leaves something open that the auditor should know
+	exitAuditBroken = 9 // an audit log is broken
 )
 
 // failure is an error as the user meets it: one sentence that says what to do, a word for programs, and the exit code.
