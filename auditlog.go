@@ -135,7 +135,7 @@ func (b *Broker) opAuditExport(ctx context.Context, by Caller, f wire.AuditExpor
 var errAuditMoves = errors.New("audit log: entries are pruned faster than they can be read")
 
 // maxAuditTries is how often reading starts anew where entries were pruned meanwhile.
-const maxAuditTries = 10
+const maxAuditTries = 5
 
 // auditPage reads at most limit entries behind the one with the id after, cut where they exceed maxPage bytes, with the state of the log. The first page
 // begins behind the anchor of that state. More says that there are others behind the last.
