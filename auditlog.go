@@ -329,3 +329,17 @@ func (b *Broker) AuditKey(ctx context.Context) (string, error) {
 	}
 	return key, nil
 }
+
+// checkpointPage is how many meshes one step gives a checkpoint.
+const checkpointPage = 100
+
+// checkpointAudit signs the audit logs whose last checkpoint is old.
+func (b *Broker) checkpointAudit(ctx context.Context, t time.Time) error {
+	for b.opts.AuditCheckpointInterval > 0 {
+		n, err := b.store.CheckpointAudit(ctx, t, b.opts.AuditCheckpointInterval, checkpointPage)
+		if err != nil || n < checkpointPage {
+			return err
+		}
+	}
+	return nil
+}
