@@ -16,8 +16,8 @@ import (
 	"github.com/claudemesh/broker/store"
 )
 
-// smallOrder is the identity point, which has the shape of a public key.
-var smallOrder = "01" + strings.Repeat("0", 62)
+// identityPoint is the point of order 1, which has the shape of a public key.
+var identityPoint = "01" + strings.Repeat("0", 62)
 
 // attestedBy is the attestation of a session's key, for a hello.
 func attestedBy(member *brokertest.Member, session identity.KeyPair) frame {
@@ -184,7 +184,7 @@ func TestSessionKeyMustBeAGoodPoint(t *testing.T) {
 		require.NoError(t, err)
 		mixed := hex.EncodeToString(new(edwards25519.Point).Add(good, small).Bytes())
 		for name, key := range map[string]string{
-			"the identity": smallOrder, "of order 8": hex.EncodeToString(torsion), "a good point and one of order 8": mixed,
+			"the identity": identityPoint, "of order 8": hex.EncodeToString(torsion), "a good point and one of order 8": mixed,
 			"not canonical": "ee" + strings.Repeat("ff", 30) + "7f", "no point": "02" + strings.Repeat("0", 62),
 		} {
 			for _, attested := range []bool{false, true} {

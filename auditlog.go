@@ -135,7 +135,7 @@ func (b *Broker) opAuditExport(ctx context.Context, by Caller, f wire.AuditExpor
 var errAuditMoves = errors.New("audit log: entries are pruned faster than they can be read")
 
 // maxAuditTries is how often reading starts anew where entries were pruned meanwhile.
-const maxAuditTries = 10
+const maxAuditTries = 5
 
 // auditPage reads at most limit entries behind the one with the id after, cut where they exceed maxPage bytes, with the state of the log. The first page
 // begins behind the anchor of that state. More says that there are others behind the last.
@@ -328,4 +328,18 @@ func (b *Broker) AuditKey(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("audit key: %w", err)
 	}
 	return key, nil
+}
+
+// checkpointPage is how many meshes one step gives a checkpoint.
+const checkpointPage = 100
+
+// checkpointAudit signs the audit logs whose last checkpoint is old.
+func (b *Broker) checkpointAudit(ctx context.Context, t time.Time) error {
+	for b.opts.AuditCheckpointInterval > 0 {
+		n, err := b.store.CheckpointAudit(ctx, t, b.opts.AuditCheckpointInterval, checkpointPage)
+		if err != nil || n < checkpointPage {
+			return err
+		}
+	}
+	return nil
 }

@@ -598,7 +598,7 @@ func TestAuditTellsComingAndGoingOnce(t *testing.T) {
 		mesh := brokertest.New(t, s.wrap, func(o *broker.Options) { o.HelloDeadline = -1 })
 		key := func() brokertest.DialOption { return brokertest.SessionKey(sessionKey(t)) }
 		named := brokertest.With(frame{"sessionId": "ana's"})
-		ana := mesh.Dial("ana", named)
+		mesh.Dial("ana", named)
 		balanced(t, mesh)
 		first := sessionKey(t)
 		bo := mesh.Dial("bo", brokertest.SessionKey(first))
@@ -623,7 +623,7 @@ func TestAuditTellsComingAndGoingOnce(t *testing.T) {
 		synctest.Wait()
 		balanced(t, mesh)
 		require.Len(t, logged(t, mesh.Store, mesh.ID), before)
-		ana = mesh.Dial("ana", named)
+		ana := mesh.Dial("ana", named)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		balanced(t, mesh)

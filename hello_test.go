@@ -179,7 +179,7 @@ func TestHelloIsRefusedByTheFirstCheckThatFails(t *testing.T) {
 		ladder := []rung{
 			{"a member of the wrong type", func(d *draft) { d.more["pid"] = "1" }, "malformed", "pid must be a number, not a string", "", ""},
 			{"the shape of the session key", func(d *draft) { d.more["sessionPubkey"] = strings.ToUpper(session.Public()) }, "bad_session_pubkey", "sessionPubkey must be 64 lowercase hex chars", "", ""},
-			{"the point of the session key", func(d *draft) { d.more["sessionPubkey"] = smallOrder }, "bad_session_pubkey", "sessionPubkey is no ed25519 key that can be used; make a new one", "", ""},
+			{"the point of the session key", func(d *draft) { d.more["sessionPubkey"] = identityPoint }, "bad_session_pubkey", "sessionPubkey is no ed25519 key that can be used; make a new one", "", ""},
 			{"the time", func(d *draft) { d.at = time.Now().UnixMilli() - 60_001 }, "timestamp_skew", "hello rejected: timestamp_skew", "", ""},
 			{"the shape of the signature", func(d *draft) { d.more["signature"] = strings.Repeat("0", 127) }, "malformed", "hello rejected: malformed", "", ""},
 			{"the signature", func(d *draft) { d.more["signature"] = strings.Repeat("0", 128) }, "bad_signature", "hello rejected: bad_signature", "", ""},
@@ -271,7 +271,7 @@ func TestSessionHelloIsRefusedByTheFirstCheckThatFails(t *testing.T) {
 		ladder := []rung{
 			{"a member of the wrong type", func(d *draft) { d.more["cwd"] = 1 }, "malformed", "cwd must be a string, not a number", "", ""},
 			{"the shape of the session key", func(d *draft) { d.more["sessionPubkey"] = strings.ToUpper(bos.Public()) }, "bad_session_pubkey", "sessionPubkey must be 64 lowercase hex chars", "", ""},
-			{"the point of the session key", func(d *draft) { d.more["sessionPubkey"] = smallOrder }, "bad_session_pubkey", "sessionPubkey is no ed25519 key that can be used; make a new one", "", ""},
+			{"the point of the session key", func(d *draft) { d.more["sessionPubkey"] = identityPoint }, "bad_session_pubkey", "sessionPubkey is no ed25519 key that can be used; make a new one", "", ""},
 			{"the shape of the parent's key", func(d *draft) { d.more["parentMemberPubkey"] = strings.ToUpper(bo.Pubkey) }, "bad_parent_pubkey", "parentMemberPubkey must be 64 lowercase hex chars", "", ""},
 			{"what the attestation binds", func(d *draft) { d.attestation["sessionPubkey"] = other.Public() }, "attestation_mismatch", "parentAttestation does not bind the claimed session+parent pubkeys", "", ""},
 			{"who it is", func(d *draft) { d.member = nobody }, "unauthorized", "parent pubkey not found in mesh", "", ""},

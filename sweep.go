@@ -240,20 +240,6 @@ func (b *Broker) sweepBuckets(_ context.Context, t time.Time) error {
 	return nil
 }
 
-// checkpointPage is how many meshes one step gives a checkpoint.
-const checkpointPage = 100
-
-// checkpointAudit signs the audit logs whose last checkpoint is old.
-func (b *Broker) checkpointAudit(ctx context.Context, t time.Time) error {
-	for b.opts.AuditCheckpointInterval > 0 {
-		n, err := b.store.CheckpointAudit(ctx, t, b.opts.AuditCheckpointInterval, checkpointPage)
-		if err != nil || n < checkpointPage {
-			return err
-		}
-	}
-	return nil
-}
-
 // expirePage is how many deliveries one step expires.
 const expirePage = 1000
 

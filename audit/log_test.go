@@ -36,8 +36,8 @@ func seedKey(b byte) identity.KeyPair {
 // clusterKey signs checkpoints, forgerKey would like to.
 var clusterKey, forgerKey = seedKey(5), seedKey(6)
 
-// log is an audit log in memory, and what a file says of it.
-type log struct {
+// auditLog is an audit log in memory, and what a file says of it.
+type auditLog struct {
 	header  audit.Header
 	entries []audit.Entry
 	trailer audit.Trailer
@@ -45,15 +45,15 @@ type log struct {
 	at      time.Time
 }
 
-func newLog() *log {
-	return &log{
+func newLog() *auditLog {
+	return &auditLog{
 		header: audit.Header{MeshID: meshID, Key: clusterKey.Public(), AnchorHash: identity.ChainGenesis, ExportedAt: identity.ChainTime(start.Add(time.Hour))},
 		key:    clusterKey, at: start,
 	}
 }
 
 // add appends an entry, ten seconds after the last.
-func (l *log) add(typ, actor, payload string) *log {
+func (l *auditLog) add(typ, actor, payload string) *auditLog {
 	l.entries = append(l.entries, audit.Entry{
 		ID: int64(3*len(l.entries) + 7), EventType: typ, Actor: actor, Payload: []byte(payload), CreatedAt: identity.ChainTime(l.at),
 	})
@@ -63,12 +63,12 @@ func (l *log) add(typ, actor, payload string) *log {
 }
 
 // checkpoint appends one.
-func (l *log) checkpoint() *log {
+func (l *auditLog) checkpoint() *auditLog {
 	return l.add(identity.CheckpointEvent, "", `{}`)
 }
 
 // link computes the entries again from the i-th on: hashes, signatures and the trailer.
-func (l *log) link(from int) {
+func (l *auditLog) link(from int) {
 	for i := from; i < len(l.entries); i++ {
 		e := &l.entries[i]
 		e.PrevHash = l.header.AnchorHash
@@ -84,13 +84,13 @@ func (l *log) link(from int) {
 }
 
 // rehash gives the i-th entry the hash of its fields.
-func (l *log) rehash(i int) {
+func (l *auditLog) rehash(i int) {
 	e := &l.entries[i]
 	e.Hash = identity.ChainHash(e.PrevHash, l.header.MeshID, e.EventType, e.Actor, string(e.Payload), e.CreatedAt)
 }
 
 // rechain computes prevHash and hash from the i-th entry on, and leaves payloads alone: what somebody can do who has no key.
-func (l *log) rechain(from int) {
+func (l *auditLog) rechain(from int) {
 	for i := from; i < len(l.entries); i++ {
 		l.entries[i].PrevHash = l.header.AnchorHash
 		if i > 0 {
@@ -102,7 +102,7 @@ func (l *log) rechain(from int) {
 }
 
 // end makes the trailer fit.
-func (l *log) end() {
+func (l *auditLog) end() {
 	l.trailer = audit.Trailer{Count: l.header.AnchorCount + int64(len(l.entries)), Hash: l.header.AnchorHash}
 	if n := len(l.entries); n > 0 {
 		l.trailer.Hash = l.entries[n-1].Hash
@@ -110,24 +110,24 @@ func (l *log) end() {
 }
 
 // cut takes the entries behind the first n away.
-func (l *log) cut(n int) *log {
+func (l *auditLog) cut(n int) *auditLog {
 	l.entries = l.entries[:n]
 	l.end()
 	return l
 }
 
 // prune moves the anchor behind the first n entries.
-func (l *log) prune(n int) *log {
+func (l *auditLog) prune(n int) *auditLog {
 	l.header.AnchorCount, l.header.AnchorHash = l.header.AnchorCount+int64(n), l.entries[n-1].Hash
 	l.entries = slices.Clone(l.entries[n:])
 	return l
 }
 
 // insert puts an entry before the i-th, as it is.
-func (l *log) insert(i int, e audit.Entry) { l.entries = slices.Insert(l.entries, i, e) }
+func (l *auditLog) insert(i int, e audit.Entry) { l.entries = slices.Insert(l.entries, i, e) }
 
 // forge is an entry like a new one behind the i-th (-1: the anchor).
-func (l *log) forge(i int) audit.Entry {
+func (l *auditLog) forge(i int) audit.Entry {
 	prev, id := l.header.AnchorHash, int64(1)
 	if i >= 0 {
 		prev, id = l.entries[i].Hash, l.entries[i].ID+1
@@ -139,7 +139,7 @@ func (l *log) forge(i int) audit.Entry {
 }
 
 // kept is the checkpoint in the i-th entry.
-func (l *log) kept(t testing.TB, i int) *audit.Kept {
+func (l *auditLog) kept(t testing.TB, i int) *audit.Kept {
 	t.Helper()
 	e := l.entries[i]
 	require.Equal(t, identity.CheckpointEvent, e.EventType)
@@ -148,7 +148,7 @@ func (l *log) kept(t testing.TB, i int) *audit.Kept {
 }
 
 // file is the log as a file.
-func (l *log) file(t testing.TB) string {
+func (l *auditLog) file(t testing.TB) string {
 	t.Helper()
 	var out strings.Builder
 	w, err := audit.NewWriter(&out, l.header)
@@ -161,7 +161,7 @@ func (l *log) file(t testing.TB) string {
 }
 
 // goodLog is the log that the vectors are made of: entries 0 to 13, with checkpoints in 4, 9 and 13.
-func goodLog() *log {
+func goodLog() *auditLog {
 	l := newLog()
 	l.add("peer_joined", ana, `{"groups":[],"pubkey":"`+seedKey(1).Public()+`","restored":false,"role":"control-plane"}`)
 	l.add("member_joined", "", `{"member":"`+bo+`","pubkey":"`+seedKey(2).Public()+`","role":"member"}`)
@@ -180,7 +180,7 @@ func goodLog() *log {
 }
 
 // longLog is n entries with a checkpoint each time there must be one at the latest.
-func longLog(n int) *log {
+func longLog(n int) *auditLog {
 	l := newLog()
 	for len(l.entries) < n {
 		if len(l.entries)%audit.CheckpointEvery == audit.CheckpointEvery-1 {

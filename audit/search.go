@@ -111,7 +111,7 @@ func (s *search) next(v *verifier, e *Entry) *Fault {
 	if n, ok := v.promised(e); ok && !s.counted {
 		s.counted, s.missing = true, n-v.report.Count-s.read
 	}
-	if s.counted || s.read > CheckpointEvery {
+	if s.counted || s.read >= CheckpointEvery {
 		return s.conclude()
 	}
 	return nil

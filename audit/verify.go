@@ -37,7 +37,7 @@ const (
 )
 
 // Verify reads a file to its end, in constant memory, and reports whether it is a whole and unbroken log whose checkpoints are all there
-// and good, and what it leaves open. The first thing that is wrong ends it. An error is one of reading, or of the options.
+// and good, and what it leaves open. The first thing that is wrong ends it. An error is one of reading, or of [Options.Check].
 func Verify(r io.Reader, o Options) (Report, error) {
 	v, err := newVerifier(o)
 	if err != nil {
@@ -105,18 +105,26 @@ type verifier struct {
 	backs   int64
 }
 
-func newVerifier(o Options) (*verifier, error) {
-	o.Key = strings.ToLower(o.Key)
-	if o.Key != "" && !isHex(o.Key, 64) {
-		return nil, errors.New("audit: the key must be 64 hex digits")
+// Check reports what is wrong with the options: a key that is none, a kept checkpoint that is not good by itself, or one by another key.
+func (o Options) Check() error {
+	switch key := strings.ToLower(o.Key); {
+	case key != "" && !isHex(key, 64):
+		return errors.New("audit: the key must be 64 hex digits")
+	case o.After == nil:
+		return nil
+	case key != "" && key != o.After.Key:
+		return errors.New("audit: the kept checkpoint is signed by another key than the one given")
+	default:
+		return o.After.Check()
 	}
+}
+
+func newVerifier(o Options) (*verifier, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	o.Key = strings.ToLower(o.Key)
 	if o.After != nil {
-		if err := o.After.Check(); err != nil {
-			return nil, err
-		}
-		if o.Key != "" && o.Key != o.After.Key {
-			return nil, errors.New("audit: the kept checkpoint is signed by another key than the one given")
-		}
 		o.Key = o.After.Key
 	}
 	o.Interval = cmp.Or(o.Interval, defaultInterval)

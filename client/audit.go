@@ -24,11 +24,12 @@ type AuditQueryOptions struct {
 // broker says so; only an export can be verified.
 func (c *Client) AuditQuery(ctx context.Context, o AuditQueryOptions) (wire.AuditResult, error) {
 	request := &wire.AuditQuery{Header: header(wire.TypeAuditQuery), EventType: o.EventType}
-	if o.Limit != 0 {
-		request.Limit = number(o.Limit)
+	limit, offset := wire.Number(o.Limit), wire.Number(o.Offset)
+	if limit != 0 {
+		request.Limit = &limit
 	}
-	if o.Offset != 0 {
-		request.Offset = number(o.Offset)
+	if offset != 0 {
+		request.Offset = &offset
 	}
 	var result wire.AuditResult
 	err := c.call(ctx, request, &result, true)
@@ -64,12 +65,12 @@ func (c *Client) AuditExport(ctx context.Context, w io.Writer, o AuditExportOpti
 		}
 		defer cancel()
 		request := &wire.AuditExport{Header: header(wire.TypeAuditExport)}
-		if after != 0 {
-			from := wire.Number(after)
+		from, size := wire.Number(after), wire.Number(o.PageSize)
+		if from != 0 {
 			request.AfterID = &from
 		}
-		if o.PageSize != 0 {
-			request.Limit = number(o.PageSize)
+		if size != 0 {
+			request.Limit = &size
 		}
 		var f wire.AuditPage
 		if err := c.call(ctx, request, &f, true); err != nil {

@@ -23,6 +23,8 @@ const (
 	exitNotYet      = 5 // not delivered to everybody yet, or the topic's key is still to come
 	exitUnsafe      = 6 // held back: a key changed, a name is ambiguous, a topic key is not to be trusted, or encryption was required
 	exitUnsigned    = 7 // delivered to everybody whom send --wait waited for, but not everybody signed for it
+	exitAuditOpen   = 8 // an audit log is sound, and leaves something open that the auditor should know
+	exitAuditBroken = 9 // an audit log is broken
 )
 
 // failure is an error as the user meets it: one sentence that says what to do, a word for programs, and the exit code.

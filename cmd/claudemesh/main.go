@@ -77,6 +77,7 @@ type cli struct {
 	Invite  inviteCmd  `cmd:"" group:"other" help:"Make, list and revoke invites."`
 	Admin   adminCmd   `cmd:"" group:"other" help:"Govern the mesh: kick, ban, and change roles."`
 	APIKey  apikeyCmd  `cmd:"" name:"apikey" group:"other" help:"Make, list and revoke API keys."`
+	Audit   auditCmd   `cmd:"" group:"other" help:"Read, export and verify the mesh's audit log."`
 	Version versionCmd `cmd:"" group:"other" help:"Show the version."`
 }
 
@@ -84,7 +85,8 @@ const description = `The command line of a mesh of AI coding sessions, people an
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused by the broker, or not known there; 4 no answer or outcome not known;
 5 not delivered to everybody yet, or the topic's key is still to come; 6 held back for safety (a key changed, a name is ambiguous,
-a topic key is not to be trusted, or encryption was required); 7 delivered to everybody, and not everybody signed for it (send --wait).
+a topic key is not to be trusted, or encryption was required); 7 delivered to everybody, and not everybody signed for it (send --wait);
+8 an audit log is sound but leaves something open; 9 it is broken.
 
 Messages to a member are encrypted from end to end, and so are those of topics that have a key. Those to "*" and to groups are not:
 the broker can read them.`
