@@ -210,7 +210,7 @@ func matrixMesh(t *testing.T, b *broker.Broker, st store.Store, slug, state stri
 		}
 	}
 	require.NoError(t, b.SetMemberRole(ctx, mesh.ID, ids["demoted"], store.RoleMember)) // who has made admin keys before
-	require.NoError(t, b.RevokeMember(ctx, mesh.ID, ids["banned"])) // no store makes a key for who is banned already
+	require.NoError(t, b.RevokeMember(ctx, mesh.ID, ids["banned"]))                     // no store makes a key for who is banned already
 	if state == "archived" {
 		require.NoError(t, st.ArchiveMesh(ctx, mesh.ID, at))
 	}

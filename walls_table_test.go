@@ -73,6 +73,17 @@ var wallTypes = map[string]wallType{
 		}
 		return frame{"grants": frame{d.ref(d.pick("key", "session")): list}}
 	}},
+	"attest": {weight: 10, frame: func(d *draw) frame {
+		if d.p.session == nil || d.chance(3) { // for a session of another mesh, perhaps, by nobody
+			return frame{"attestation": frame{
+				"sessionPubkey": d.ref("session"), "parentMemberPubkey": d.ref("key"), "expiresAt": time.Now().Add(time.Hour).UnixMilli(), "signature": wallHex(d, 128),
+			}}
+		}
+		a := identity.NewAttestation(d.p.d.key, d.p.session.Public(), time.Now())
+		return frame{"attestation": frame{
+			"sessionPubkey": a.SessionPubkey, "parentMemberPubkey": a.ParentPubkey, "expiresAt": a.ExpiresAt, "signature": a.Signature,
+		}}
+	}},
 	"list_peers": {weight: 15, frame: func(*draw) frame { return frame{} }},
 	"mesh_info":  {weight: 15, frame: func(*draw) frame { return frame{} }},
 
@@ -368,13 +379,14 @@ var wallRoutes = map[string]wallRoute{
 		return c
 	}},
 
-	"POST /join":                         {weight: 10, call: wallJoin},
-	"POST /invites/{code}/claim":         {weight: 5, call: wallClaim},
-	"GET /api/public/invite-code/{code}": {weight: 3, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{name: d.theirs("code")} }},
-	"GET /health":                        {weight: 2, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{} }},
-	"GET /health/ready":                  {weight: 2, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{} }},
-	"GET /metrics":                       {weight: 3, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{} }},
-	"POST /hook/set-status":              {weight: 5, call: wallHook},
+	"POST /join":                            {weight: 10, call: wallJoin},
+	"POST /invites/{code}/claim":            {weight: 5, call: wallClaim},
+	"POST /api/public/invites/{code}/claim": {weight: 2, call: wallClaim},
+	"GET /api/public/invite-code/{code}":    {weight: 3, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{name: d.theirs("code")} }},
+	"GET /health":                           {weight: 2, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{} }},
+	"GET /health/ready":                     {weight: 2, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{} }},
+	"GET /metrics":                          {weight: 3, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{} }},
+	"POST /hook/set-status":                 {weight: 5, call: wallHook},
 }
 
 // wallJoin joins by an invite, one's own or another's, with payload and key that may be of yet another mesh. The answer is for whom the invite is for.

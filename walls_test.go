@@ -177,6 +177,7 @@ type walls struct {
 	rng           *rand.Rand
 	inner         *memory.Store
 	store         store.Store // what the broker sees
+	auditKey      string      // signs the checkpoints of every mesh
 	b             *broker.Broker
 	listener      *memconn.Listener
 	server        *http.Server
@@ -229,6 +230,9 @@ func newWalls(t *testing.T, seed uint64, wrap func(*memory.Store) store.Store) *
 	t.Helper()
 	w := &walls{t: t, rng: rand.New(rand.NewPCG(seed, 7)), inner: memory.New(), owner: map[string]*realm{}, did: map[string]int{}}
 	w.store = w.inner
+	var err error
+	w.auditKey, err = w.inner.AuditKey(t.Context())
+	require.NoError(t, err)
 	w.start()
 	for _, letter := range []byte("abc") {
 		w.found(letter)
@@ -484,7 +488,7 @@ func (w *walls) scan(to *realm, via string, raw []byte, refs []string) {
 		var whose *realm
 		if at := bytes.Index(run, []byte(markStart)); at >= 0 && at+len(markStart)+1 < len(run) && run[at+len(markStart)+1] == '-' {
 			whose = w.realmOf(run[at+len(markStart)])
-		} else if isMade(run) {
+		} else if isMade(run) && string(run) != w.auditKey {
 			if whose = w.owner[string(run)]; whose == nil && to != nil {
 				w.owner[string(run)] = to // seen for the first time, and here
 				continue
