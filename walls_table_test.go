@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/claudemesh/broker/identity"
@@ -274,6 +275,22 @@ func wallInvite(d *draw) frame {
 	if d.r.invited++; d.r.invited > wallMints {
 		uses = -1
 	}
+	if d.chance(3) { // a short link
+		id, code := identity.NewID(), identity.NewInviteCode()
+		if d.chance(4) {
+			code = d.keep(d.theirs("code")) // is in use, which it may hear
+		}
+		v2, err := identity.InviteV2{
+			MeshID: at.id, InviteID: id, ExpiresAt: math.Floor(float64(time.Now().Unix())) + 3600, Role: d.pick("member", "admin"),
+		}.Sign(by.owner)
+		if err != nil {
+			d.w.t.Errorf("invite: %v", err)
+		}
+		if by == d.r && at == d.r && uses > 0 {
+			d.r.know("code", code)
+		}
+		return frame{"version": 2, "canonical": v2.Text(), "signature": v2.Signature, "code": code, "maxUses": uses}
+	}
 	return frame{"token": signed.Token(), "maxUses": uses}
 }
 
@@ -430,10 +447,32 @@ func wallJoin(d *draw) *wallCall {
 	return &wallCall{body: f, learn: func(answer frame) { d.r.know("member", answer.Str("memberId")) }}
 }
 
+// wallClaim claims a code, which a stranger may: the answer is for the mesh that it lets in to.
 func wallClaim(d *draw) *wallCall {
-	d.to = nil
-	return &wallCall{name: d.ref("code"), body: frame{
-		"recipient_x25519_pubkey": base64.RawURLEncoding.EncodeToString(make([]byte, 32)), "peer_pubkey": d.madeUp("key"), "display_name": d.text("name"),
+	code := d.ref("code")
+	d.to, d.twin = nil, ""
+	for _, r := range d.w.realms {
+		if slices.Contains(r.pool["code"], code) {
+			d.to = r
+		}
+	}
+	key := d.madeUp("key")
+	if d.to != nil && d.to.joined < wallMints {
+		d.to.joined++
+		d.r, d.kept = d.to, true
+		key = d.w.newKey(d.to, "key").Public()
+	}
+	recipient, _, err := identity.GenerateX25519()
+	if err != nil {
+		d.w.t.Errorf("x25519: %v", err)
+	}
+	return &wallCall{name: code, body: frame{
+		"recipient_x25519_pubkey": base64.RawURLEncoding.EncodeToString(recipient[:]), "peer_pubkey": key, "display_name": d.text("name"),
+	}, learn: func(answer frame) {
+		if id := answer.Str("member_id"); id != "" {
+			d.r.know("member", id)
+			d.w.did["claimed"]++
+		}
 	}}
 }
 

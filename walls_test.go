@@ -89,6 +89,7 @@ func TestNothingCrossesTheWallsBetweenMeshes(t *testing.T) {
 	for _, typ := range newWallsTypes(t) {
 		require.NotZero(t, total.did[typ], "%s never happened", typ)
 	}
+	require.NotZero(t, total.did["claimed"], "no short link let anybody in")
 	for name := range wallRoutes {
 		require.NotZero(t, total.did[name], "%s never happened", name)
 	}
@@ -258,7 +259,7 @@ func newWalls(t *testing.T, seed uint64, wrap func(*memory.Store) store.Store) *
 func (w *walls) start() {
 	b, err := broker.New(broker.Options{
 		Store: w.store, Logger: slog.New(slog.DiscardHandler), AuthFailAddrRatePerMin: -1, MaxStreamsPerKey: -1, MaxTopicsPerMesh: -1, MaxTopicsPerMember: -1,
-		MaxAPIKeysPerMember: -1, MaxGrantsPerMember: -1, HookToken: "s3cret", LeaseGrace: time.Hour,
+		MaxAPIKeysPerMember: -1, MaxGrantsPerMember: -1, HookToken: "s3cret", LeaseGrace: time.Hour, InviteV2: true,
 	}.Unlimited())
 	require.NoError(w.t, err)
 	w.b, w.listener, w.served = b, memconn.ListenBuffer(-1), make(chan struct{}) // without a bound, a write never waits for a reader
@@ -296,7 +297,7 @@ func (w *walls) found(letter byte) {
 	w.realms = append(w.realms, r)
 	r.owner = w.newKey(r, "key")
 	r.id = w.text(r, "mesh")
-	mesh, err := w.b.CreateMesh(ctx, broker.NewMesh{ID: r.id, Slug: r.mark + "slug", Name: w.text(r, "name of the mesh"), OwnerPubkey: r.owner.Public()})
+	mesh, err := w.b.CreateMesh(ctx, broker.NewMesh{ID: r.id, Slug: r.mark + "slug", Name: w.text(r, "name of the mesh"), OwnerPubkey: r.owner.Public(), RootKey: identity.DeriveRootKey(r.owner, r.id)})
 	require.NoError(t, err)
 	require.Equal(t, r.id, mesh.ID)
 	r.know("mesh", r.id)
