@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/claudemesh/broker/identity"
@@ -451,8 +450,9 @@ func wallJoin(d *draw) *wallCall {
 func wallClaim(d *draw) *wallCall {
 	code := d.ref("code")
 	d.to, d.twin = nil, ""
+	invite, err := d.w.inner.InviteByCode(d.w.t.Context(), code) // one mesh may have made a code that another only dreamt of
 	for _, r := range d.w.realms {
-		if slices.Contains(r.pool["code"], code) {
+		if err == nil && invite.MeshID == r.id {
 			d.to = r
 		}
 	}
