@@ -404,6 +404,9 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 	}
 }
 
+// errClosing answers a request that the end of its connection cut off.
+var errClosing = &wire.Fault{Code: wire.RateLimit, Text: "the connection is closing; ask again on another"}
+
 // runSlow runs a request of slowOp in the background, so that the peer is still heard meanwhile. It has its place among the replies at once.
 func (s *session) runSlow(ctx context.Context, op handler, head wire.Head, frame []byte) {
 	ctx, stop := context.WithCancel(ctx)
@@ -430,8 +433,8 @@ func (s *session) runSlow(ctx context.Context, op handler, head wire.Head, frame
 		s.mu.Unlock()
 		stop()
 		switch {
-		case ended: // nobody waits for it, and what was asked behind it, or the close frame, need not either
-			s.fill(place, nil)
+		case ended: // what was asked behind it, and the close frame, need not wait; but a reply that is left out would shift those behind it
+			s.fill(place, s.encoded(s.refusal(head, errClosing)))
 		case err != nil:
 			s.fill(place, s.encoded(s.refusal(head, err)))
 		case reply == nil:

@@ -147,7 +147,7 @@ var wallTypes = map[string]wallType{
 	"list_state":   {weight: 5, frame: func(d *draw) frame { return frame{"after": d.ref("state")} }},
 
 	// invites
-	"invite_create": {weight: 2, frame: wallInvite, learn: func(d *draw, reply frame) { d.r.know("invite", reply.Str("id")) }},
+	"invite_create": {weight: 5, frame: wallInvite, learn: func(d *draw, reply frame) { d.r.know("invite", reply.Str("id")) }},
 	"invite_list":   {weight: 3, frame: func(*draw) frame { return frame{} }},
 	"invite_revoke": {weight: 2, frame: func(d *draw) frame { return frame{"id": d.ref("invite")} }},
 }
@@ -396,7 +396,7 @@ var wallRoutes = map[string]wallRoute{
 	}},
 
 	"POST /join":                            {weight: 10, call: wallJoin},
-	"POST /invites/{code}/claim":            {weight: 5, call: wallClaim},
+	"POST /invites/{code}/claim":            {weight: 10, call: wallClaim},
 	"POST /api/public/invites/{code}/claim": {weight: 2, call: wallClaim},
 	"GET /api/public/invite-code/{code}":    {weight: 3, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{name: d.theirs("code")} }},
 	"GET /health":                           {weight: 2, call: func(d *draw) *wallCall { d.to = nil; return &wallCall{} }},
