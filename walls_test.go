@@ -648,18 +648,17 @@ func (d *draw) like(s string) string {
 	_, err := hex.DecodeString(s)
 	out := []byte(s)
 	for i, c := range out {
-		if i < 3 && strings.HasPrefix(s, "cm_") {
-			continue
-		}
+		some := d.n(1 << 20) // for each character one number, whatever it is, so that the same seed goes on in the same way
 		switch {
+		case i < 3 && strings.HasPrefix(s, "cm_"):
 		case err == nil:
-			out[i] = "0123456789abcdef"[d.n(16)]
+			out[i] = "0123456789abcdef"[some%16]
 		case '0' <= c && c <= '9':
-			out[i] = byte('0' + d.n(10))
+			out[i] = byte('0' + some%10)
 		case 'a' <= c && c <= 'z':
-			out[i] = byte('a' + d.n(16)) // up to p, and so no mark
+			out[i] = byte('a' + some%16) // up to p, and so no mark
 		case 'A' <= c && c <= 'Z':
-			out[i] = byte('A' + d.n(26))
+			out[i] = byte('A' + some%26)
 		}
 	}
 	return string(out)
