@@ -152,6 +152,7 @@ type walls struct {
 	twins         int
 	seq           int
 	untilCrossing bool
+	auditKey      string // signs the checkpoints of every log, and is no mesh's own
 
 	mu        sync.Mutex
 	owner     map[string]*realm // of what the broker or a key pair made; guarded by mu
@@ -191,6 +192,9 @@ func newWalls(t *testing.T, seed uint64, wrap func(*memory.Store) store.Store) *
 	t.Helper()
 	w := &walls{t: t, rng: rand.New(rand.NewPCG(seed, 7)), inner: memory.New(), owner: map[string]*realm{}, did: map[string]int{}}
 	w.store = w.inner
+	var err error
+	w.auditKey, err = w.inner.AuditKey(t.Context())
+	require.NoError(t, err)
 	w.start()
 	for _, letter := range []byte("abc") {
 		w.found(letter)
@@ -446,7 +450,7 @@ func (w *walls) scan(to *realm, via string, raw []byte, refs []string) {
 		var whose *realm
 		if at := bytes.Index(run, []byte(markStart)); at >= 0 && at+len(markStart)+1 < len(run) && run[at+len(markStart)+1] == '-' {
 			whose = w.realmOf(run[at+len(markStart)])
-		} else if isMade(run) {
+		} else if isMade(run) && string(run) != w.auditKey {
 			if whose = w.owner[string(run)]; whose == nil && to != nil {
 				w.owner[string(run)] = to // seen for the first time, and here
 				continue
