@@ -3,7 +3,6 @@ package broker_test
 import (
 	"encoding/base64"
 	"fmt"
-	"math"
 	"net/url"
 	"time"
 
@@ -264,7 +263,7 @@ func wallInvite(d *draw) frame {
 		d.refs = append(d.refs, at.id) // inside the token
 	}
 	signed, err := identity.InviteV1{
-		MeshID: at.id, MeshSlug: at.mark + "slug", BrokerURL: "ws://broker.test/ws", ExpiresAt: math.Floor(float64(time.Now().Unix())) + 3600 + float64(d.n(1000)),
+		MeshID: at.id, MeshSlug: at.mark + "slug", BrokerURL: "ws://broker.test/ws", ExpiresAt: float64(time.Now().Unix() + 3600 + int64(d.n(1000))),
 		MeshRootKey: base64.RawURLEncoding.EncodeToString(make([]byte, 32)), Role: d.pick("member", "admin"),
 	}.Sign(by.owner)
 	if err != nil {
