@@ -3,6 +3,7 @@ package broker_test
 import (
 	"encoding/base64"
 	"fmt"
+	"math"
 	"net/url"
 	"time"
 

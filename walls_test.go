@@ -140,7 +140,6 @@ type walls struct {
 	rng           *rand.Rand
 	inner         *memory.Store
 	store         store.Store // what the broker sees
-	auditKey      string      // signs the checkpoints of every mesh
 	b             *broker.Broker
 	listener      *memconn.Listener
 	server        *http.Server
