@@ -5,10 +5,14 @@ import (
 	"context"
 	"log/slog"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
@@ -153,12 +157,35 @@ func TestHostileMeshReachesNoTerminal(t *testing.T) {
 		require.Fail(t, "no such topic", of)
 		return ""
 	}
-	var messageID, runningKey string
+	var messageID, runningKey, inviteID string
 	var running *follower
+	share := func() {
+		require.NoError(t, mallory.SetState(ctx, polite("state"), poisoned("value")))
+	}
+	var sharing sync.WaitGroup
+	var stopSharing func()
+	keepSharing := func() { // until the command that watches has seen a change
+		stop := make(chan struct{})
+		sharing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					share()
+				}
+			}
+		})
+		stopSharing = func() { close(stop); sharing.Wait() }
+	}
+	audit := filepath.Join(t.TempDir(), "audit.jsonl")
+	ownerKey := filepath.Join(t.TempDir(), "owner.key")
+	require.NoError(t, os.WriteFile(ownerKey, []byte(w.owner.SeedHex()+"\n"), 0o600))
 	steps := []struct {
 		command string // as the model of the command line names it
 		args    func() []string
 		before  func()
+		after   func()
 		exit    int  // default 0
 		shows   bool // a hostile text is in its output
 	}{
@@ -208,6 +235,26 @@ func TestHostileMeshReachesNoTerminal(t *testing.T) {
 		{command: "apikey create", args: words("apikey", "create", poisoned("label"), "--can", "read", "--topic", polite("scope"))},
 		{command: "apikey list", args: words("apikey", "list", "--all"), shows: true},
 		{command: "apikey revoke", args: words("apikey", "revoke", poisoned("key")), exit: exitRefused},
+		{command: "state set", args: words("state", "set", polite("mine"), "--text", poisoned("text"))},
+		{command: "state get", before: share, args: words("state", "get", polite("state")), shows: true},
+		{command: "state list", args: words("state", "list"), shows: true},
+		{command: "state watch", before: keepSharing, after: func() { stopSharing() }, args: words("state", "watch", "--max", "1"), shows: true},
+		{command: "state delete", args: words("state", "delete", polite("mine"))},
+		{command: "invite create", args: words("invite", "create", "--owner-key", ownerKey, "--name", polite("guest"))},
+		{command: "invite list", before: func() { inviteID, _ = objects(t, ana.ok("--json", "invite", "list"))[0]["id"].(string) }, args: words("invite", "list")},
+		{command: "invite revoke", args: func() []string { return []string{"invite", "revoke", inviteID} }},
+		{command: "admin info", args: words("admin", "info"), shows: true},
+		{command: "admin kick", args: words("admin", "kick", polite("nobody"))},
+		{command: "admin disconnect", args: words("admin", "disconnect", polite("nobody"))},
+		{command: "admin role", args: words("admin", "role", "twin-1", "member")},
+		{command: "admin ban", args: words("admin", "ban", polite("twin"), "--yes"), exit: exitRefused},
+		{command: "admin unban", args: words("admin", "unban", polite("nobody")), exit: exitRefused},
+		{command: "admin bans", before: func() {
+			require.NoError(t, w.b.RevokeMember(ctx, w.mesh, "mallory-2")) // with a hostile name
+		}, args: words("admin", "bans"), shows: true},
+		{command: "audit log", args: words("audit", "log", "--limit", "50"), shows: true},
+		{command: "audit export", args: words("audit", "export", "-o", audit)},
+		{command: "audit verify", args: words("audit", "verify", audit), exit: exitAuditOpen},
 		{command: "status", before: func() {
 			running = ana.follow("inbox", "--follow", "--events")
 			runningKey = running.await("ready")["session"].(string)
@@ -234,6 +281,9 @@ func TestHostileMeshReachesNoTerminal(t *testing.T) {
 			}
 			args := append(slices.Clone(mode), step.args()...)
 			r := ana.runWith("", args...)
+			if step.after != nil {
+				step.after()
+			}
 			require.Equal(t, step.exit, r.code, "%s: %s%s", what, r.stdout, r.stderr)
 			harmless(t, what+", stdout", r.stdout)
 			harmless(t, what+", stderr", r.stderr)
@@ -248,6 +298,12 @@ func TestHostileMeshReachesNoTerminal(t *testing.T) {
 			_, err := mallory.Members(ctx) // learns ana's key
 			require.NoError(t, err)
 		}
+	}
+
+	// A value that is asked for as a text has its lines, and nothing else that moves.
+	share()
+	for _, c := range ana.ok("state", "get", "--text", polite("state")) {
+		require.True(t, c == '\n' || unicode.IsPrint(c), "%q", c)
 	}
 
 	// Who comes and goes, and what comes meanwhile, as text.
