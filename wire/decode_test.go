@@ -216,6 +216,7 @@ func FuzzDecode(f *testing.F) {
 			requireNoRepetition(t, raw)
 		} else {
 			require.ErrorIs(t, err, wire.Malformed)
+			return // refused, whatever its own decoder thinks: that one knows no "id", say, and so no "Id" that is mistaken for it
 		}
 		make := requests[head.Type]
 		if make == nil {
@@ -225,7 +226,6 @@ func FuzzDecode(f *testing.F) {
 		if wire.Decode(raw, frame) != nil || check(raw, make()) != nil {
 			return
 		}
-		require.NoError(t, err, "what is a frame has a head")
 		if infinite(reflect.ValueOf(frame)) {
 			return // JSON cannot hold it
 		}
