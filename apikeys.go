@@ -62,11 +62,15 @@ func (b *Broker) opAPIKeyCreate(ctx context.Context, by Caller, f wire.APIKeyCre
 	}, nil
 }
 
+// auditedScopes is how many topics the event of a new key names.
+const auditedScopes = 8
+
 // auditKey is the event of a new API key. Its prefix is part of the secret and stays out.
 func auditKey(by Caller, k *store.APIKey) store.AuditEvent {
 	payload := map[string]any{"capabilities": k.Capabilities, "id": k.ID, "issuer": k.IssuedBy, "label": k.Label}
-	if k.TopicScopes != nil {
-		payload["topic_scopes"] = *k.TopicScopes
+	if k.TopicScopes != nil { // how many, and the first of them: an entry is kept for good
+		payload["topics"] = len(*k.TopicScopes)
+		payload["topic_scopes"] = (*k.TopicScopes)[:min(len(*k.TopicScopes), auditedScopes)]
 	}
 	return audited(by, wire.AuditAPIKeyCreated, payload)
 }
@@ -90,7 +94,12 @@ func (b *Broker) opAPIKeyList(ctx context.Context, by Caller, _ wire.APIKeyList)
 		return nil, fmt.Errorf("API keys: %w", err)
 	}
 	list := &wire.APIKeyListResponse{Header: wire.Header{Type: wire.TypeAPIKeyListResponse}, Keys: make([]wire.APIKeyInfo, 0, len(keys))}
+	size := 0
 	for _, k := range keys {
+		if size += keySize(&k); size > maxPage {
+			list.Truncated = true
+			break
+		}
 		list.Keys = append(list.Keys, wire.APIKeyInfo{
 			ID: k.ID, Label: k.Label, Prefix: k.Prefix, Capabilities: k.Capabilities, TopicScopes: k.TopicScopes,
 			CreatedAt: wire.FormatTime(k.CreatedAt), LastUsedAt: wire.FormatTimePtr(k.LastUsedAt), RevokedAt: wire.FormatTimePtr(k.RevokedAt),
@@ -98,6 +107,17 @@ func (b *Broker) opAPIKeyList(ctx context.Context, by Caller, _ wire.APIKeyList)
 		})
 	}
 	return list, nil
+}
+
+// keySize is about what a key takes in a list.
+func keySize(k *store.APIKey) int {
+	size := 400 + len(k.Label)
+	if k.TopicScopes != nil {
+		for _, t := range *k.TopicScopes {
+			size += len(t) + 4
+		}
+	}
+	return size
 }
 
 func (b *Broker) opAPIKeyRevoke(ctx context.Context, by Caller, f wire.APIKeyRevoke) (wire.Message, error) {

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,4 +140,27 @@ func TestH31KeyHasItsIssuersRightsNow(t *testing.T) {
 		require.NoError(t, mesh.Broker.RevokeMember(t.Context(), mesh.ID, bo.Member.ID))
 		key.refused(401, "error.api_key_invalid", "GET", "/topics", nil)
 	})
+}
+
+// What a member leaves behind by making and revoking keys is bounded: in lists, in the store and in the log.
+func TestEndedKeysOfAMemberAreBounded(t *testing.T) {
+	t.Parallel()
+	mesh := brokertest.New(t, func(o *broker.Options) { *o = o.Unlimited() })
+	bo := mesh.Dial("bo")
+	scopes := make([]string, 200)
+	for i := range scopes {
+		scopes[i] = strings.Repeat("x", 60) + string(rune('a'+i%26))
+	}
+	for range store.MaxEndedAPIKeys + 20 {
+		k := bo.Request(frame{"type": "apikey_create", "label": "x", "capabilities": []string{"read"}, "topicScopes": scopes})
+		bo.Request(frame{"type": "apikey_revoke", "id": k.Str("id")})
+	}
+	list := bo.Request(frame{"type": "apikey_list"})
+	require.Equal(t, "apikey_list_response", list.Type())
+	require.Equal(t, true, list["truncated"])
+	require.LessOrEqual(t, len(list["keys"].([]any)), store.MaxEndedAPIKeys)
+	entries, _, err := mesh.Broker.AuditLog(t.Context(), store.AuditQuery{MeshID: mesh.ID, Type: "apikey_created", Limit: 1})
+	require.NoError(t, err)
+	require.Less(t, len(entries[0].Payload), 1000)
+	require.Equal(t, "invalid_args", bo.Request(frame{"type": "apikey_create", "label": "x", "capabilities": []string{"read"}, "topicScopes": append(scopes, "one more")}).Str("code"))
 }

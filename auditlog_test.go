@@ -1045,3 +1045,23 @@ func TestAuditOverTheClient(t *testing.T) {
 type badDisk struct{ err error }
 
 func (d badDisk) Write([]byte) (int, error) { return 0, d.err }
+
+// The ids of audit entries say nothing of other meshes.
+func TestAuditIDsAreTheMeshsOwn(t *testing.T) {
+	t.Parallel()
+	mesh := brokertest.New(t)
+	other, err := mesh.Broker.CreateMesh(t.Context(), broker.NewMesh{ID: "other"})
+	require.NoError(t, err)
+	last := func() int64 {
+		require.NoError(t, mesh.Broker.SetState(t.Context(), mesh.ID, "key", []byte("1")))
+		entries, total, err := mesh.Broker.AuditLog(t.Context(), store.AuditQuery{MeshID: mesh.ID, Limit: 1})
+		require.NoError(t, err)
+		require.EqualValues(t, total, entries[0].ID)
+		return entries[0].ID
+	}
+	before := last()
+	for range 10 {
+		require.NoError(t, mesh.Broker.SetState(t.Context(), other.ID, "key", []byte("1")))
+	}
+	require.Equal(t, before+1, last())
+}

@@ -1,8 +1,10 @@
 package broker_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -473,4 +475,62 @@ func driftOnce(t *testing.T, r *rand.Rand) {
 	c.Send(mesh.HelloFrame(mesh.Member("bo"), nil, false, frame{"sessionId": "one more", "pid": 1, "cwd": "/"}))
 	c.Read()
 	require.Equal(t, "capacity", c.Expect("error", "hello_ack")["code"])
+}
+
+// A request that was read before its member was banned, and waited its turn, is not run after the ban.
+func TestNothingWaitingIsRunAfterABan(t *testing.T) {
+	t.Parallel()
+	for name, limits := range map[string]func(*broker.Options){
+		"for its bytes":    func(o *broker.Options) { o.InboundBytesPerSec = 1000 },
+		"for its requests": func(o *broker.Options) { o.ControlRatePerMin, o.ControlRateBurst = 6, 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				mesh := brokertest.New(t, limits)
+				ana, bo := mesh.Dial("ana"), mesh.Dial("bo")
+				for _, key := range []string{"a", "b", "c", "last"} {
+					bo.Send(frame{"type": "set_state", "key": key, "value": strings.Repeat("x", 8000)})
+				}
+				time.Sleep(500 * time.Millisecond)
+				synctest.Wait()
+				require.NoError(t, mesh.Broker.RevokeMember(t.Context(), mesh.ID, bo.Member.ID))
+				time.Sleep(5 * time.Minute)
+				require.Empty(t, ana.Request(frame{"type": "get_state", "key": "last"}).Str("updatedBy"))
+				entries, _, err := mesh.Broker.AuditLog(t.Context(), store.AuditQuery{MeshID: mesh.ID, Actor: bo.Member.ID, Limit: 1})
+				require.NoError(t, err)
+				require.Equal(t, "peer_left", entries[0].Type, "the last that is heard of it")
+			})
+		})
+	}
+}
+
+// loginAuth is a host's that remembers who logged in, and hears of no ban.
+type loginAuth struct {
+	broker.StoreAuth
+	login *store.Member
+}
+
+func (a loginAuth) Request(context.Context, *http.Request) (broker.Grant, error) {
+	return broker.Grant{MeshID: a.login.MeshID, Member: *a.login, ID: "login", Capabilities: []string{"admin"}}, nil
+}
+
+// What a host's Auth says of a member is from when it looked; that the member is banned counts at once.
+func TestBanCountsForLoginsOfTheHost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var login store.Member
+		mesh := brokertest.New(t, func(o *broker.Options) { o.Auth = loginAuth{broker.StoreAuth{Store: o.Store}, &login} })
+		login = mesh.Member("bo").Member
+		d := door{t: t, mesh: mesh}
+		paths := []string{"/topics", "/members", "/peers", "/topics/general/messages"}
+		for _, path := range paths {
+			require.Equal(t, 200, d.do("GET", path, nil).Status, path)
+		}
+		require.NoError(t, mesh.Broker.RevokeMember(t.Context(), mesh.ID, login.ID))
+		for _, path := range append(paths, "/topics/general/stream") {
+			require.Equal(t, 401, d.do("GET", path, nil).Status, path)
+		}
+		require.Equal(t, 401, d.do("POST", "/messages", postBody("general", "hi")).Status)
+	})
 }

@@ -150,12 +150,7 @@ func (b *Broker) SetOwner(ctx context.Context, meshID, memberID, pubkey string) 
 	if pubkey != "" {
 		set["pubkey"] = pubkey
 	}
-	if len(set) > 0 {
-		if err := b.store.AppendAudit(ctx, meshID, audited(host(meshID), wire.AuditOwnerSet, set)); err != nil {
-			return fmt.Errorf("owner: %w", err)
-		}
-	}
-	if err := b.store.SetMeshOwner(ctx, meshID, memberID, pubkey); err != nil {
+	if err := b.store.SetMeshOwner(ctx, meshID, memberID, pubkey, audited(host(meshID), wire.AuditOwnerSet, set)); err != nil {
 		return fmt.Errorf("owner: %w", err)
 	}
 	if m := b.loaded(meshID); m != nil {

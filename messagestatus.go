@@ -151,7 +151,7 @@ func (p *presence) holdsLocked(d store.Delivery) (state, reason string, since ti
 		return wire.StatePushed, "", mk.sentAt.UTC()
 	}
 	if laneOf(d.Priority) == laneRest && p.row.Status != wire.StatusIdle {
-		return wire.StateHeld, string(p.row.Status), maxTime(p.row.StatusUpdatedAt, d.CreatedAt)
+		return wire.StateHeld, string(p.row.Status), p.row.StatusUpdatedAt
 	}
 	if len(s.marks) >= maxUnacked {
 		return wire.StateHeld, wire.ReasonWindow, d.CreatedAt

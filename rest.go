@@ -261,8 +261,17 @@ func (by Caller) credential() string {
 	return by.MeshID + " " + by.key.ID
 }
 
-// narrow takes from a grant what its member may not do itself any more: an admin key of a former admin is an ordinary one.
+// narrow takes from a grant what its member may not do itself any more: everything, if it is banned; and an admin key of a former admin is an ordinary one.
 func (b *Broker) narrow(ctx context.Context, g *Grant) error {
+	if _, ours := b.auth.(StoreAuth); !ours && g.Member.ID != "" { // which has looked; a host's may remember a login from before a ban
+		m, err := b.liveMember(ctx, g.MeshID, g.Member.ID)
+		if errors.Is(err, store.ErrNotFound) {
+			return errBadKey
+		} else if err != nil {
+			return fmt.Errorf("member of a request: %w", err)
+		}
+		g.Member = m
+	}
 	if g.Member.ID == "" || !slices.Contains(g.Capabilities, wire.KeyAdmin) {
 		return nil
 	}

@@ -455,3 +455,21 @@ func TestCookieRequestsNeedTheRightOrigin(t *testing.T) {
 		require.Equal(t, 403, d.do("GET", "/topics", nil, cookie, header{"Origin", "https://evil.example"}).Status)
 	})
 }
+
+// D31: no header names a member, and the routes that believed one are not there.
+func TestD31HeadersNameNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mesh := brokertest.New(t)
+		d := door{t: t, mesh: mesh}
+		posed := header{"X-Member-Id", mesh.Member("ana").ID}
+		require.Equal(t, 401, d.do("GET", "/topics", nil, posed, header{"X-Mesh-Id", mesh.ID}).Status)
+		for _, path := range []string{"/me/profile", "/me/settings", "/members/" + mesh.Member("ana").ID + "/permissions"} {
+			for _, method := range []string{"GET", "PATCH", "POST"} {
+				require.Equal(t, 401, d.do(method, path, nil, posed).Status, "%s %s", method, path) // a key first; then there is nothing
+				a := hostPost(t, mesh.Broker, hostRequest{path: path, body: frame{"role": "admin"}})
+				require.Equal(t, 404, a.code, "%s %s", method, path)
+			}
+		}
+	})
+}

@@ -378,6 +378,9 @@ func (s *session) handle(ctx context.Context, frame []byte) {
 	}
 	s.waitEarlier()
 	s.waitRoom()
+	if s.isEnding() {
+		return // it was ended while this request waited its turn; a ban, say, must not be followed by what it was to prevent
+	}
 	switch {
 	case err != nil:
 		s.refuse(head, answers, err)

@@ -375,15 +375,8 @@ func (b *Broker) topicJoined(ctx context.Context, meshID, topicID, memberID stri
 // leaveTopic takes the caller out of a topic, with its copy of the key and the posts that it has not got yet.
 func (b *Broker) leaveTopic(ctx context.Context, by Caller, t store.Topic) error {
 	meshID, memberID := by.MeshID, by.Member.ID
-	if role, err := b.topicRole(ctx, by, t); err != nil {
-		return err
-	} else if role != "" {
-		event := audited(by, wire.AuditTopicMemberLeft, map[string]any{"name": t.Name, "topic": t.ID})
-		if err := b.store.AppendAudit(ctx, meshID, event); err != nil {
-			return fmt.Errorf("audit: %w", err)
-		}
-	}
-	gone, err := b.store.Unsubscribe(ctx, meshID, t.ID, memberID, now())
+	left := audited(by, wire.AuditTopicMemberLeft, map[string]any{"name": t.Name, "topic": t.ID})
+	gone, err := b.store.Unsubscribe(ctx, meshID, t.ID, memberID, now(), left)
 	if err != nil {
 		return fmt.Errorf("unsubscribe: %w", err)
 	}
@@ -465,19 +458,10 @@ func (b *Broker) RestoreTopic(ctx context.Context, meshID, topicID string) error
 
 func (b *Broker) restoreTopic(ctx context.Context, meshID, topicID string) error {
 	t, err := b.store.TopicByID(ctx, meshID, topicID)
-	if err != nil || t.ArchivedAt.IsZero() {
+	if err != nil {
 		return err
 	}
-	if _, err := b.store.Topic(ctx, meshID, t.Name); err == nil { // before the log says that it was done
-		return fmt.Errorf("its name is used again: %w", store.ErrConflict)
-	} else if !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	event := audited(host(meshID), wire.AuditTopicRestored, map[string]any{"name": t.Name, "topic": t.ID})
-	if err := b.store.AppendAudit(ctx, meshID, event); err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	return b.store.RestoreTopic(ctx, meshID, topicID)
+	return b.store.RestoreTopic(ctx, meshID, topicID, audited(host(meshID), wire.AuditTopicRestored, map[string]any{"name": t.Name, "topic": t.ID}))
 }
 
 // seqOf is the place of a message in a topic's history, 0 if it is not there.

@@ -31,9 +31,12 @@ func (k APIKey) Live(now time.Time) bool {
 	return k.RevokedAt.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(now))
 }
 
+// MaxEndedAPIKeys is how many revoked or expired keys of one issuer are kept: enough to see what they were, and no more than a list can show.
+const MaxEndedAPIKeys = 1000
+
 // APIKeys keeps API keys.
 type APIKeys interface {
-	// CreateAPIKey stores a key. An issuer that is revoked is ErrRevoked, so that none is made beside a ban; maxLive live keys of the issuer at
+	// CreateAPIKey stores a key, and forgets the oldest of the issuer's ended ones (at k.CreatedAt) beyond [MaxEndedAPIKeys], if it has an issuer. An issuer that is revoked is ErrRevoked, so that none is made beside a ban; maxLive live keys of the issuer at
 	// k.CreatedAt (0: no limit) is ErrLimit; a used id is ErrConflict.
 	CreateAPIKey(ctx context.Context, k APIKey, maxLive int, audit ...AuditEvent) error
 	// APIKeysByPrefix returns the keys of all meshes with exactly that prefix, those that are not revoked first, then newest first, at

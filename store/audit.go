@@ -25,8 +25,7 @@ type AuditEvent struct {
 
 // AuditEntry is one row of a mesh's audit log.
 type AuditEntry struct {
-	// ID rises with every entry of a mesh, in the order in which they become visible: a reader that pages by it skips nothing. What lies
-	// between two of them is not said.
+	// ID is the entry's place in its mesh's log, from 1, pruned ones included. It says nothing of other meshes.
 	ID     int64
 	MeshID string
 	AuditEvent
@@ -65,7 +64,7 @@ func NewAuditHead() AuditHead {
 // AuditCheckpointEvery is how many entries there are at most from one checkpoint to the next.
 const AuditCheckpointEvery = 1000
 
-// Append moves the head over events and returns their entries, without ids. Every [AuditCheckpointEvery]th entry since the last checkpoint, at
+// Append moves the head over events and returns their entries. Every [AuditCheckpointEvery]th entry since the last checkpoint, at
 // the latest, is a checkpoint by key, made at the time of the entry before it, wherever among events that falls. It is how every store chains
 // its log; it does no I/O.
 func (h *AuditHead) Append(meshID string, key identity.KeyPair, events ...AuditEvent) []AuditEntry {
@@ -99,7 +98,7 @@ func (h *AuditHead) next(meshID string, ev AuditEvent) AuditEntry {
 	e := AuditEntry{MeshID: meshID, AuditEvent: ev, PrevHash: h.Hash}
 	e.Hash = identity.ChainHash(h.Hash, meshID, ev.Type, ev.ActorMemberID, string(ev.Payload), identity.ChainTime(ev.At))
 	h.Count++
-	h.Hash = e.Hash
+	h.Hash, e.ID = e.Hash, h.Count
 	return e
 }
 
@@ -112,6 +111,9 @@ func (h *AuditHead) CheckpointDue(now time.Time, every time.Duration) bool {
 	}
 	return h.Count > 0 && !last.Add(every).After(now)
 }
+
+// Vouched reports whether no entry lies behind the newest checkpoint: that is the last one, or there are none at all.
+func (h *AuditHead) Vouched() bool { return h.Count == h.CheckpointCount }
 
 // AuditQuery selects entries of a mesh's audit log.
 type AuditQuery struct {
@@ -160,6 +162,9 @@ type Audit interface {
 	// CheckpointAudit appends a checkpoint at now to the log of each mesh, at most limit, that is not archived and whose
 	// [AuditHead.CheckpointDue] says so, and returns how many it did. Fewer than limit means that there is nothing left. every is above 0.
 	CheckpointAudit(ctx context.Context, now time.Time, every time.Duration, limit int) (int, error)
+	// CheckpointMesh appends a checkpoint at now to the log of the mesh, unless that has no entries or its newest is a checkpoint
+	// ([AuditHead.Vouched]). ErrNotFound. An archived mesh gets one, too. Before an export it makes that the file ends with a signature.
+	CheckpointMesh(ctx context.Context, mesh string, now time.Time) error
 	// AuditKey is the public key, 64 lower-case hex digits, that signs the checkpoints of all meshes. The store made it when it was first
 	// used; its secret half is never returned, and it is never replaced.
 	AuditKey(ctx context.Context) (string, error)

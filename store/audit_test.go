@@ -62,7 +62,7 @@ func TestAuditHeadAppendChains(t *testing.T) {
 	hash1 := identity.ChainHash("genesis", "m", "peer_joined", "ana", `{"groups":[]}`, "2026-05-04T12:00:00.123Z")
 	hash2 := identity.ChainHash(hash1, "m", "peer_left", "", `{}`, "2026-05-04T11:00:00.123Z")
 	require.Equal(t, []store.AuditEntry{
-		{MeshID: "m", AuditEvent: first, PrevHash: "genesis", Hash: hash1}, {MeshID: "m", AuditEvent: second, PrevHash: hash1, Hash: hash2},
+		{ID: 1, MeshID: "m", AuditEvent: first, PrevHash: "genesis", Hash: hash1}, {ID: 2, MeshID: "m", AuditEvent: second, PrevHash: hash1, Hash: hash2},
 	}, entries)
 	require.Equal(t, store.AuditHead{Count: 2, Hash: hash2, AnchorHash: "genesis", FirstAt: first.At}, h)
 	requireChain(t, key, "", 0, entries)

@@ -35,7 +35,7 @@ type Meshes interface {
 	// is ErrConflict.
 	SetRootKey(ctx context.Context, id, rootKey string) error
 	// SetMeshOwner names the owner's member, or ErrNotFound. Empty values leave the old ones.
-	SetMeshOwner(ctx context.Context, id, memberID, pubkey string) error
+	SetMeshOwner(ctx context.Context, id, memberID, pubkey string, audit ...AuditEvent) error
 	// ArchiveMesh marks a mesh archived at now; doing it twice keeps the first time. ErrNotFound for an unknown one.
 	ArchiveMesh(ctx context.Context, id string, now time.Time) error
 	// DeleteMesh deletes a mesh and everything of it. An unknown one is not an error.

@@ -70,7 +70,7 @@ type Topics interface {
 	Subscribe(ctx context.Context, mesh, topic, member, role string, replaceRole bool, now time.Time, audit ...AuditEvent) (joined bool, err error)
 	// Unsubscribe removes the subscription, the sealed copy, and the pending deliveries of the topic's messages to that member (they
 	// expire at now), and returns the latter. Not being subscribed is not an error.
-	Unsubscribe(ctx context.Context, mesh, topic, member string, now time.Time) ([]Delivery, error)
+	Unsubscribe(ctx context.Context, mesh, topic, member string, now time.Time, audit ...AuditEvent) ([]Delivery, error)
 	// Subscription returns one subscription, or ErrNotFound.
 	Subscription(ctx context.Context, mesh, topic, member string) (Subscription, error)
 	// Subscriptions returns the topic's subscriptions of members that are not revoked, by MemberID.
@@ -84,7 +84,7 @@ type Topics interface {
 	// ArchiveTopic archives a topic at now, expires its pending deliveries and returns them. Archived already: nothing. ErrNotFound.
 	ArchiveTopic(ctx context.Context, mesh, topic string, now time.Time, audit ...AuditEvent) ([]Delivery, error)
 	// RestoreTopic takes a topic out of the archive; ErrConflict if its name is in use, ErrNotFound if it is unknown.
-	RestoreTopic(ctx context.Context, mesh, topic string) error
+	RestoreTopic(ctx context.Context, mesh, topic string, audit ...AuditEvent) error
 }
 
 // TopicKeys keeps sealed copies of topic keys.

@@ -41,8 +41,8 @@ func (f *APIKeyCreate) Check() error {
 		}
 	}
 	if f.TopicScopes != nil {
-		if len(*f.TopicScopes) > 1000 {
-			return BadField("topicScopes", "must have at most 1000 names")
+		if len(*f.TopicScopes) > MaxTopicScopes {
+			return BadField("topicScopes", "must have at most 200 names")
 		}
 		for _, t := range *f.TopicScopes {
 			if name, ok := TopicName(t); !ok || name != t {
@@ -73,6 +73,8 @@ type APIKeyList struct{ Header }
 type APIKeyListResponse struct {
 	Header
 	Keys []APIKeyInfo `json:"keys"`
+	// Truncated says that there are older ones.
+	Truncated bool `json:"truncated,omitempty"`
 }
 
 // APIKeyInfo is one key of a list.

@@ -17,6 +17,7 @@ const (
 	MaxGroupSegments = 8
 	MaxGroupSegment  = 64   // characters
 	MaxGroups        = 64   // groups of one session
+	MaxTopicScopes   = 200  // topics of one API key
 	MaxSummary       = 2000 // characters
 	MaxTopicName     = 64   // characters
 	MaxDescription   = 512  // characters

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"strings"
@@ -94,6 +95,9 @@ func explained(err error) *failure {
 		return failf(exitFailed, "interrupted", "Interrupted.")
 	case errors.Is(err, context.DeadlineExceeded):
 		return failf(exitUnreachable, "timeout", "The broker did not answer in time; try again, or give it longer with --timeout.")
+	}
+	if e, ok := errors.AsType[*fs.PathError](err); ok { // before the network: the system's error numbers are network errors, too
+		return failf(exitFailed, "file", "%s: %s.", line(e.Path), line(e.Err.Error()))
 	}
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return unreachable(err)

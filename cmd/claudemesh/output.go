@@ -118,7 +118,11 @@ func isTerminal(w io.Writer, getenv func(string) string) bool {
 
 func isCharDevice(f *os.File) bool {
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull) // a character device, too, and nobody sits there
+	return err != nil || !os.SameFile(info, null)
 }
 
 // cell is one field of a table. text is clean.

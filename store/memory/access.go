@@ -70,6 +70,14 @@ func (s *Store) CreateAPIKey(ctx context.Context, k store.APIKey, maxLive int, a
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.prefixes[k.Prefix] = append(s.prefixes[k.Prefix], ref{k.MeshID, k.ID})
+	if k.IssuedBy == "" {
+		return nil
+	}
+	ended := m.selectAPIKeys(k.IssuedBy, func(o *apiKey) bool { return !o.Live(k.CreatedAt) })
+	for _, old := range ended[min(len(ended), store.MaxEndedAPIKeys):] {
+		delete(m.apiKeys, old.ID)
+		s.dropPrefixLocked(old.Prefix, ref{m.ID, old.ID})
+	}
 	return nil
 }
 

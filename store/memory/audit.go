@@ -74,7 +74,6 @@ func (m *mesh) record(events ...store.AuditEvent) {
 func (m *mesh) keepEntries(entries ...store.AuditEntry) {
 	a := &m.audit
 	for _, e := range entries {
-		e.ID = m.next()
 		e.Payload = slices.Clone(e.Payload)
 		place := a.head.AnchorCount + int64(len(a.entries))
 		a.entries = append(a.entries, e)
@@ -186,6 +185,19 @@ func (s *Store) CheckpointAudit(ctx context.Context, now time.Time, every time.D
 		m.mu.Unlock()
 	}
 	return made, nil
+}
+
+// CheckpointMesh implements store.Audit.
+func (s *Store) CheckpointMesh(ctx context.Context, mesh string, now time.Time) error {
+	m, err := s.lock(ctx, mesh)
+	if err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	if !m.audit.head.Vouched() {
+		m.keepEntries(m.audit.head.Checkpoint(m.ID, m.auditKey, now))
+	}
+	return nil
 }
 
 // AuditKey implements store.Audit.

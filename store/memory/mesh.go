@@ -190,14 +190,18 @@ func (s *Store) SetRootKey(ctx context.Context, id, rootKey string) error {
 }
 
 // SetMeshOwner implements store.Meshes.
-func (s *Store) SetMeshOwner(ctx context.Context, id, memberID, pubkey string) error {
+func (s *Store) SetMeshOwner(ctx context.Context, id, memberID, pubkey string, audit ...store.AuditEvent) error {
 	m, err := s.lock(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer m.mu.Unlock()
-	m.OwnerMemberID = cmp.Or(memberID, m.OwnerMemberID)
-	m.OwnerPubkey = cmp.Or(pubkey, m.OwnerPubkey)
+	member, key := cmp.Or(memberID, m.OwnerMemberID), cmp.Or(pubkey, m.OwnerPubkey)
+	if member == m.OwnerMemberID && key == m.OwnerPubkey {
+		return nil
+	}
+	m.OwnerMemberID, m.OwnerPubkey = member, key
+	m.record(audit...)
 	return nil
 }
 

@@ -229,7 +229,7 @@ func (s *Store) Subscribe(ctx context.Context, mesh, id, memberID, role string, 
 }
 
 // Unsubscribe implements store.Topics.
-func (s *Store) Unsubscribe(ctx context.Context, mesh, id, memberID string, now time.Time) ([]store.Delivery, error) {
+func (s *Store) Unsubscribe(ctx context.Context, mesh, id, memberID string, now time.Time, audit ...store.AuditEvent) ([]store.Delivery, error) {
 	m, t, err := s.lockTopic(ctx, mesh, id)
 	if err != nil {
 		return nil, found(err)
@@ -242,6 +242,7 @@ func (s *Store) Unsubscribe(ctx context.Context, mesh, id, memberID string, now 
 	if t.subscriptions[memberID] != nil {
 		delete(t.subscriptions, memberID)
 		m.topicsChanged()
+		m.record(audit...)
 	}
 	delete(t.sealed, memberID)
 	return m.expireMail(b, now, func(msg *message) bool { return msg.TopicID == id }), nil
@@ -362,7 +363,7 @@ func (s *Store) ArchiveTopic(ctx context.Context, mesh, id string, now time.Time
 }
 
 // RestoreTopic implements store.Topics.
-func (s *Store) RestoreTopic(ctx context.Context, mesh, id string) error {
+func (s *Store) RestoreTopic(ctx context.Context, mesh, id string, audit ...store.AuditEvent) error {
 	m, t, err := s.lockTopic(ctx, mesh, id)
 	if err != nil {
 		return err
@@ -377,6 +378,7 @@ func (s *Store) RestoreTopic(ctx context.Context, mesh, id string) error {
 	t.ArchivedAt = time.Time{}
 	m.topicNames[t.Name] = t
 	m.topicsChanged()
+	m.record(audit...)
 	return nil
 }
 

@@ -40,6 +40,25 @@ func keyIDs(ks []store.APIKey) []string {
 var tied = []string{"c", "a", "b", "d", "f", "e"}
 
 var apiKeys = checks{
+	"CreateAPIKey forgets the oldest ended keys of the issuer, and no others": func(w *world) {
+		w.mesh("m", "ana", "bo")
+		for i := range store.MaxEndedAPIKeys + 2 {
+			k := anAPIKey("m", fmt.Sprintf("ended-%04d", i), "ana")
+			k.ExpiresAt, k.CreatedAt = noon, noon.Add(time.Duration(i-5000)*time.Second)
+			require.NoError(w, w.CreateAPIKey(w.ctx, k, 0))
+		}
+		for _, by := range []string{"ana", "bo", ""} {
+			k := anAPIKey("m", "live of "+by, by)
+			k.CreatedAt, k.ExpiresAt = after(time.Hour), time.Time{}
+			require.NoError(w, w.CreateAPIKey(w.ctx, k, 0))
+		}
+		keys, err := w.ListAPIKeys(w.ctx, "m", "ana")
+		require.NoError(w, err)
+		require.Len(w, keys, store.MaxEndedAPIKeys+1)
+		require.Equal(w, "live of ana", keys[0].ID)
+		require.Equal(w, "ended-0002", keys[len(keys)-1].ID)
+		require.ErrorIs(w, second(w.APIKey(w.ctx, "m", "ended-0001")), store.ErrNotFound)
+	},
 	"CreateAPIKey keeps every field": func(w *world) {
 		w.mesh("m", "ana")
 		for i, scopes := range []*[]string{nil, {}, {"a", "b"}} {

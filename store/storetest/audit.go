@@ -310,6 +310,49 @@ var audited = map[string]func(w *world) []step{
 			{"an unknown topic", nil, store.ErrNotFound, archive("none")}, {"a topic", given, nil, archive("t")}, {"again", nil, nil, archive("t")},
 		}
 	},
+	"RestoreTopic": func(w *world) []step {
+		w.topic("m", "t", "ana")
+		w.topic("m", "u", "ana")
+		for _, id := range []string{"t", "u"} {
+			require.NoError(w, second(w.ArchiveTopic(w.ctx, "m", id, noon)))
+		}
+		again := aTopic("m", "other", "ana")
+		again.Name = "u"
+		w.create(store.NewTopic{Topic: again})
+		restore := func(id string) func(context.Context, ...store.AuditEvent) error {
+			return func(ctx context.Context, audit ...store.AuditEvent) error {
+				return w.RestoreTopic(ctx, "m", id, audit...)
+			}
+		}
+		return []step{
+			{"an unknown topic", nil, store.ErrNotFound, restore("none")}, {"its name in use", nil, store.ErrConflict, restore("u")},
+			{"a topic", given, nil, restore("t")}, {"again", nil, nil, restore("t")},
+		}
+	},
+	"Unsubscribe": func(w *world) []step {
+		w.topic("m", "t", "ana", "bo")
+		leave := func(topic, id string) func(context.Context, ...store.AuditEvent) error {
+			return func(ctx context.Context, audit ...store.AuditEvent) error {
+				return second(w.Unsubscribe(ctx, "m", topic, id, noon, audit...))
+			}
+		}
+		return []step{
+			{"an unknown topic", nil, nil, leave("none", "bo")}, {"an unknown member", nil, nil, leave("t", "none")},
+			{"a member", given, nil, leave("t", "bo")}, {"again", nil, nil, leave("t", "bo")},
+		}
+	},
+	"SetMeshOwner": func(w *world) []step {
+		set := func(mesh, member, pubkey string) func(context.Context, ...store.AuditEvent) error {
+			return func(ctx context.Context, audit ...store.AuditEvent) error {
+				return w.SetMeshOwner(ctx, mesh, member, pubkey, audit...)
+			}
+		}
+		return []step{
+			{"an unknown mesh", nil, store.ErrNotFound, set("none", "ana", "")}, {"nothing", nil, nil, set("m", "", "")},
+			{"a member", given, nil, set("m", "ana", "")}, {"again", nil, nil, set("m", "ana", "")}, {"a key", given, nil, set("m", "", key("new"))},
+			{"both as they are", nil, nil, set("m", "ana", key("new"))},
+		}
+	},
 	"CreateAPIKey": func(w *world) []step {
 		create := func(mesh, id string, most int) func(context.Context, ...store.AuditEvent) error {
 			return func(ctx context.Context, audit ...store.AuditEvent) error {
@@ -937,6 +980,45 @@ var auditLogs = checks{
 			require.Equal(w, want, w.count(mesh), mesh)
 			w.logged(mesh)
 		}
+	},
+	"CheckpointMesh makes a checkpoint, unless one is the newest entry": func(w *world) {
+		require.ErrorIs(w, w.CheckpointMesh(w.ctx, "none", noon), store.ErrNotFound)
+		for _, mesh := range []string{"m", "n", "archived"} {
+			w.mesh(mesh)
+		}
+		types := func(mesh string) []string { return eventTypes(w.logged(mesh)) }
+		require.NoError(w, w.CheckpointMesh(w.ctx, "m", noon))
+		require.Empty(w, types("m"), "a log without entries")
+		for _, mesh := range []string{"m", "n", "archived"} {
+			w.record(mesh, event("x"))
+		}
+		require.NoError(w, w.ArchiveMesh(w.ctx, "archived", noon))
+		at := after(time.Second + 999*time.Microsecond)
+		for range 2 {
+			for _, mesh := range []string{"m", "archived"} {
+				require.NoError(w, w.CheckpointMesh(w.ctx, mesh, at))
+				require.Equal(w, []string{"x", identity.CheckpointEvent}, types(mesh), "however soon, and once")
+			}
+		}
+		require.Equal(w, []string{"x"}, types("n"), "another mesh")
+		require.Equal(w, at.Truncate(time.Millisecond), w.logged("m")[1].At)
+		head, err := w.AuditHead(w.ctx, "m")
+		require.NoError(w, err)
+		require.True(w, head.Vouched())
+		require.Equal(w, []any{int64(2), at.Truncate(time.Millisecond)}, []any{head.CheckpointCount, head.CheckpointAt})
+
+		w.record("m", events("y", store.AuditCheckpointEvery-1)...)
+		n := len(types("m"))
+		require.NoError(w, w.CheckpointMesh(w.ctx, "m", after(time.Minute)))
+		require.Len(w, types("m"), n, "one by count is one, too")
+		w.record("m", event("z"))
+		made := make([]error, 8)
+		together(len(made), func(i int) { made[i] = w.CheckpointMesh(w.ctx, "m", after(time.Minute)) })
+		require.NoError(w, errors.Join(made...))
+		require.Len(w, types("m"), n+2, "of many at once one")
+		due, err := w.CheckpointAudit(w.ctx, after(time.Minute+time.Hour-time.Microsecond).Truncate(time.Millisecond), time.Hour, 10)
+		require.NoError(w, err)
+		require.Equal(w, 1, due, "n; the hour of m is counted from it")
 	},
 	"CheckpointAudit by many at once makes one": func(w *world) {
 		for _, mesh := range []string{"a", "b", "c"} {

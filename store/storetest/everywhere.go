@@ -65,7 +65,6 @@ var everywhere = checks{
 		version := w.version("m")
 		over, cancel := context.WithCancel(w.ctx)
 		cancel()
-		second := func(_ any, err error) error { return err }
 		for what, err := range map[string]error{
 			"CreateMesh":      w.CreateMesh(over, aMesh("n"), store.Topic{}),
 			"ArchiveMesh":     w.ArchiveMesh(over, "m", noon),
@@ -121,6 +120,7 @@ var everywhere = checks{
 			"AuditHead":       second(w.AuditHead(over, "m")),
 			"AuditKey":        second(w.AuditKey(over)),
 			"CheckpointAudit": second(w.CheckpointAudit(over, after(9*time.Hour), time.Hour, 1)),
+			"CheckpointMesh":  w.CheckpointMesh(over, "m", after(9*time.Hour)),
 			"Ping":            w.Ping(over),
 			"Expire":          second(w.Expire(over, after(9*time.Hour), 0, 9)),
 			"Prune":           second(w.Prune(over, after(9*time.Hour), store.Retention{Messages: 1})),

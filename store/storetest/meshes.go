@@ -307,7 +307,6 @@ var rosters = checks{
 				return err
 			}
 		}
-		second := func(_ any, err error) error { return err }
 		for _, change := range []struct {
 			what string
 			do   func() error

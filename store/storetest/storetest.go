@@ -364,3 +364,6 @@ func (o *outcomes) require(w *world, want int, target error) {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// second is the error of an operation that returns something else first.
+func second[T any](_ T, err error) error { return err }
