@@ -233,7 +233,9 @@ func FuzzDecode(f *testing.F) {
 		require.NoError(t, err)
 		again := make()
 		require.NoError(t, wire.Decode(encoded, again))
-		require.Equal(t, frame, again)
+		second, err := wire.Encode(again)
+		require.NoError(t, err)
+		require.Equal(t, string(encoded), string(second)) // not the frames: a free-form value loses its white space on the way
 	})
 }
 
