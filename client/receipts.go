@@ -213,15 +213,22 @@ func (s *sends) tell(messageID string, j judgment) {
 	}
 }
 
-// judge says what is wrong with a receipt for a message: nil, a *ReceiptError, ErrUnknownSend or ErrUnknownRecipient. It makes no request.
-func (c *Client) judge(messageID, memberID string, r *wire.StoredReceipt) error {
+// errOtherKey is what is wrong with a receipt for a direct message from a member that the message is not sealed for.
+var errOtherKey = errors.New("the message is not sealed for the key of the member that it is said to be from")
+
+// judge checks a receipt for a message and returns it with the member key by which it holds in place of the one that the broker showed with it. What
+// is wrong with it is a *ReceiptError, ErrUnknownSend or ErrUnknownRecipient. It makes no request.
+func (c *Client) judge(messageID, memberID string, r *wire.StoredReceipt) (wire.StoredReceipt, error) {
 	sent, known := c.sent.get(messageID)
 	if !known {
-		return ErrUnknownSend
+		return wire.StoredReceipt{}, ErrUnknownSend
 	}
-	key, err := c.recipientKey(&sent, memberID, r)
+	key, err := c.recipientKey(memberID)
 	if err != nil {
-		return err
+		return wire.StoredReceipt{}, err
+	}
+	if sent.to != "" && sent.to != key && sent.to != r.SessionPubkey {
+		return wire.StoredReceipt{}, &ReceiptError{MessageID: messageID, Cause: errOtherKey}
 	}
 	signed := identity.Receipt{MessageID: messageID, AckedAt: float64(r.AckedAt), Signature: r.Signature, SessionPubkey: r.SessionPubkey}
 	if r.Attestation != nil {
@@ -233,21 +240,20 @@ func (c *Client) judge(messageID, memberID string, r *wire.StoredReceipt) error 
 	}, time.Now())
 	switch {
 	case err == nil:
-		return nil
+		holds := *r
+		holds.MemberPubkey = key
+		return holds, nil
 	case sent.earlier: // it may well be for the bytes that were stored
-		return ErrUnknownSend
+		return wire.StoredReceipt{}, ErrUnknownSend
 	default:
-		return &ReceiptError{MessageID: messageID, Cause: err}
+		return wire.StoredReceipt{}, &ReceiptError{MessageID: messageID, Cause: err}
 	}
 }
 
-// recipientKey is the member key by which a recipient's receipt must hold: of a direct message the one that it is sealed for, else the one that is
-// pinned for the member. It never comes from the receipt. A message that is sealed for a session's key is signed for by that very key, and
-// the member that it acts for is a pinned one, too.
-func (c *Client) recipientKey(sent *sentMessage, memberID string, r *wire.StoredReceipt) (string, error) {
-	if sent.to != "" && r.SessionPubkey != sent.to {
-		return sent.to, nil
-	}
+// recipientKey is the member key by which a recipient's receipt must hold: the one that is pinned for the member, so that who is shown as the signer is
+// the one whose key was checked. It never comes from the receipt. A direct message is sealed for that very key, or for the key of the session
+// that signs.
+func (c *Client) recipientKey(memberID string) (string, error) {
 	if memberID == c.o.MemberID {
 		return c.o.Key.Public(), nil
 	}
@@ -267,11 +273,13 @@ func (c *Client) takeReceipt(e *Event, data []byte) error {
 	if err := decodeEvent(data, &r); err != nil {
 		return err
 	}
-	j := judgment{memberID: r.MemberID, receipt: r.StoredReceipt, err: c.judge(r.MessageID, r.MemberID, &r.StoredReceipt)}
+	j := judgment{memberID: r.MemberID, receipt: r.StoredReceipt}
+	holds, err := c.judge(r.MessageID, r.MemberID, &r.StoredReceipt)
+	j.err = err
 	c.sent.tell(r.MessageID, j)
 	if j.err != nil {
 		return j.err
 	}
-	e.Receipt = &ReceiptEvent{MessageID: r.MessageID, MemberID: r.MemberID, AckedAt: time.UnixMilli(r.AckedAt), Receipt: r.StoredReceipt}
+	e.Receipt = &ReceiptEvent{MessageID: r.MessageID, MemberID: r.MemberID, AckedAt: time.UnixMilli(r.AckedAt), Receipt: holds}
 	return nil
 }

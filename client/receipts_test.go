@@ -155,6 +155,7 @@ func TestD37OnlyTheRecipientsOwnReceiptCounts(t *testing.T) {
 		s := newStub(t, l.serve).offering(wire.CapReceipts)
 		c := s.dial()
 		ctx := context.Background()
+		require.NoError(t, c.TrustMember(bobMember, bob.Public()))
 		before, err := c.Send(ctx, bob.Public(), "an earlier message")
 		require.NoError(t, err)
 		earlier := s.about(before, bob)
@@ -216,6 +217,7 @@ func TestD37OnlyTheRecipientsOwnReceiptCounts(t *testing.T) {
 			require.Len(t, events, 1, tt.name)
 			if tt.holds {
 				require.Equal(t, OutcomeAcked, all[0].State, "%s: %v", tt.name, all[0].ReceiptErr)
+				stored.MemberPubkey = bob.Public() // the key that was checked is shown, whatever came with it
 				require.Equal(t, stored, all[0].Receipt, tt.name)
 				require.Equal(t, r.at.UnixMilli(), all[0].At.UnixMilli(), tt.name)
 				require.NoError(t, events[0].Err, tt.name)
@@ -272,6 +274,146 @@ func TestH28MulticastReceiptsAreJudgedByPinnedKeys(t *testing.T) {
 	})
 }
 
+// H28: a signed outcome shows the name and the key of the member that signed, whatever the broker writes into its row.
+func TestH28TheSignerIsTheOneWhoIsShown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		bob, eve, session, other := testKey(t, "02"), testKey(t, "03"), testKey(t, "05"), testKey(t, "06")
+		l := &ledger{}
+		s := newStub(t, l.serve).offering(wire.CapReceipts)
+		eveName := "eve"
+		s.json("GET /mesh/v1/members", 200, func(*http.Request) any {
+			return object{"members": []object{member(bobMember, "bob", bob), member(eveMember, eveName, eve)}}
+		})
+		bySession := func(r *statement) { r.signer, r.attestation = session, attestFor(bob, session, r.at) }
+		for _, tt := range []struct {
+			name, to, memberID, shown string
+			by, key                   identity.KeyPair // who signs; the key in the row
+			change                    func(*statement)
+			listed                    string // what the list of members calls eve; empty: eve
+			pinned                    bool   // somebody wrote to bob by his name before
+			holds                     bool
+		}{
+			{name: "eve's own row", to: "*", memberID: eveMember, shown: "eve", by: eve, key: eve, holds: true},
+			{name: "bob's own row", to: "*", memberID: bobMember, shown: "Bob", by: bob, key: bob, holds: true},
+			{name: "eve's under bob's name and keys", to: "*", memberID: eveMember, shown: "bob", by: eve, key: bob},
+			{name: "eve's under bob's key", to: "*", memberID: eveMember, shown: "eve", by: eve, key: bob},
+			{name: "eve's under bob's name", to: "*", memberID: eveMember, shown: "bob", by: eve, key: eve},
+			{name: "eve's under bob's name, as listed", to: "*", memberID: eveMember, shown: "bob", by: eve, key: eve, listed: "bob", pinned: true},
+			{name: "eve's under bob's id", to: "*", memberID: bobMember, shown: "bob", by: eve, key: bob},
+			{name: "a session's key of which nothing is known", to: "*", memberID: bobMember, shown: "bob", by: bob, key: session, change: bySession},
+			{name: "for bob", to: bob.Public(), memberID: bobMember, shown: "bob", by: bob, key: bob, holds: true},
+			{name: "for bob, by a session", to: bob.Public(), memberID: bobMember, shown: "bob", by: bob, key: bob, change: bySession, holds: true},
+			{name: "for bob, with the session's key", to: bob.Public(), memberID: bobMember, shown: "bob", by: bob, key: session, change: bySession},
+			{name: "for bob, under eve's id", to: bob.Public(), memberID: eveMember, shown: "eve", by: bob, key: bob},
+			{name: "for bob, under eve's id and key", to: bob.Public(), memberID: eveMember, shown: "eve", by: bob, key: eve},
+			{name: "for bob, signed by eve", to: bob.Public(), memberID: eveMember, shown: "bob", by: eve, key: bob},
+			{name: "for a session", to: session.Public(), memberID: bobMember, shown: "bob", by: bob, key: session, change: bySession, holds: true},
+			{name: "for a session, with another's key", to: session.Public(), memberID: bobMember, shown: "bob", by: bob, key: other, change: bySession},
+			{name: "for a session, under eve's name", to: session.Public(), memberID: bobMember, shown: "eve", by: bob, key: session, change: bySession},
+		} {
+			if eveName = "eve"; tt.listed != "" {
+				eveName = tt.listed
+			}
+			c := s.dial()
+			if tt.pinned {
+				require.NoError(t, c.TrustName("bob", bobMember))
+			}
+			sent, err := c.Send(context.Background(), tt.to, "hello")
+			require.NoError(t, err)
+			said := s.about(sent, tt.by)
+			if tt.change != nil {
+				tt.change(&said)
+			}
+			r := said.receipt()
+			r.MemberPubkey = other.Public()
+			if !tt.holds {
+				r.MemberPubkey = tt.key.Public()
+			}
+			row := acked(tt.memberID, tt.key, r)
+			row.Name = tt.shown
+			waits := row
+			waits.State, waits.Status, waits.Receipt = wire.StateQueued, wire.StatusHeld, nil
+			for _, way := range []string{"asked", "told"} {
+				if l.say([]wire.RecipientStatus{row}); way == "told" { // by an event, between two questions
+					l.say([]wire.RecipientStatus{waits})
+					event := receiptPush(t, wire.ReceiptEvent{MessageID: sent.MessageID, MemberID: tt.memberID, StoredReceipt: *r})
+					go func() {
+						time.Sleep(50 * time.Millisecond)
+						s.mu.Lock()
+						var conn *stubConn
+						for k := range s.socks {
+							if conn == nil || k.n > conn.n {
+								conn = k
+							}
+						}
+						s.mu.Unlock()
+						conn.write(event)
+						time.Sleep(time.Minute)
+						l.say([]wire.RecipientStatus{row})
+					}()
+				}
+				start := time.Now()
+				all, err := c.Wait(context.Background(), sent.MessageID)
+				require.NoError(t, err)
+				o := all[0]
+				if !tt.holds {
+					require.Equal(t, OutcomeUnsigned, o.State, "%s, %s", tt.name, way)
+					_, bad := errors.AsType[*ReceiptError](o.ReceiptErr)
+					require.True(t, bad, "%s, %s: %v", tt.name, way, o.ReceiptErr)
+					require.Nil(t, o.Receipt, tt.name)
+					continue
+				}
+				require.Equal(t, OutcomeAcked, o.State, "%s, %s: %v", tt.name, way, o.ReceiptErr)
+				require.Equal(t, map[string]string{bobMember: "bob", eveMember: "eve"}[tt.memberID], o.Name, tt.name)
+				require.Equal(t, []string{tt.key.Public(), tt.by.Public()}, []string{o.Pubkey, o.Receipt.MemberPubkey}, "%s, %s", tt.name, way)
+				require.Less(t, time.Since(start), time.Minute, tt.name)
+			}
+			require.NoError(t, c.Close())
+		}
+	})
+}
+
+// H28: once it is proved the row keeps the name of who signed, and a name that nothing here confirms is not shown as the signer's.
+func TestH28AProvedOutcomeKeepsItsName(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		bob, eve := testKey(t, "02"), testKey(t, "03")
+		l := &ledger{}
+		s := newStub(t, l.serve).offering(wire.CapReceipts) // it has no list of members
+		c := s.dial()
+		ctx := context.Background()
+		require.NoError(t, c.TrustMember(bobMember, bob.Public()))
+		require.NoError(t, c.TrustMember(eveMember, eve.Public()))
+		require.NoError(t, c.TrustName("bob", bobMember))
+		sent, err := c.Send(ctx, "*", "to all")
+		require.NoError(t, err)
+		of := func(id string, k identity.KeyPair, name string) wire.RecipientStatus {
+			row := acked(id, k, s.about(sent, k).receipt())
+			row.Name = name
+			return row
+		}
+		tr := newTracking(c, sent.MessageID)
+		for _, rows := range [][]wire.RecipientStatus{
+			{of(bobMember, bob, "bob"), of(eveMember, eve, "carol")}, {of(bobMember, bob, "eve"), of(eveMember, eve, "bob")},
+		} {
+			all := tr.outcomes(ctx, &wire.MessageStatusResult{Recipients: rows})
+			tr.remember(all)
+			require.Equal(t, []any{OutcomeAcked, "bob", bob.Public()}, []any{all[0].State, all[0].Name, all[0].Receipt.MemberPubkey})
+			require.Equal(t, []any{OutcomeAcked, "", eve.Public()}, []any{all[1].State, all[1].Name, all[1].Receipt.MemberPubkey})
+		}
+
+		// Nobody is known by that id: the key that the message was sealed for does not say whose it is.
+		sent, err = c.Send(ctx, testKey(t, "07").Public(), "to a key")
+		require.NoError(t, err)
+		l.say([]wire.RecipientStatus{acked("Memb0000000000000000000000000004", testKey(t, "07"), s.about(sent, testKey(t, "07")).receipt())})
+		all, err := c.Wait(ctx, sent.MessageID)
+		require.NoError(t, err)
+		require.Equal(t, OutcomeUnsigned, all[0].State)
+		require.ErrorIs(t, all[0].ReceiptErr, ErrUnknownRecipient)
+	})
+}
+
 // A direct message has one recipient, whatever rows a broker makes up.
 func TestOneReceiptDoesNotServeTwoRows(t *testing.T) {
 	t.Parallel()
@@ -280,6 +422,7 @@ func TestOneReceiptDoesNotServeTwoRows(t *testing.T) {
 		l := &ledger{}
 		s := newStub(t, l.serve).offering(wire.CapReceipts)
 		c := s.dial()
+		require.NoError(t, c.TrustMember(bobMember, bob.Public()))
 		sent, err := c.Send(context.Background(), bob.Public(), "for bob")
 		require.NoError(t, err)
 		r := s.about(sent, bob).receipt()
@@ -357,6 +500,7 @@ func TestReceiptsOfUnknownMessagesAreNotJudged(t *testing.T) {
 		s := newStub(t, l.serve).offering(wire.CapReceipts)
 		c := s.dial()
 		ctx := context.Background()
+		require.NoError(t, c.TrustMember(bobMember, bob.Public()))
 		other := statement{mesh: testMesh, message: "MessOfAnotherProcess", recipient: bob.Public(), at: time.Now(), signer: bob}
 		l.say([]wire.RecipientStatus{acked(bobMember, bob, other.receipt())})
 		all, err := c.Outcomes(ctx, "MessOfAnotherProcess")
@@ -555,6 +699,7 @@ func TestTrackAsksSeldomAndHearsReceiptsAtOnce(t *testing.T) {
 		s := newStub(t, func(k *stubConn) { conns <- k; l.serve(k) }).offering(wire.CapReceipts)
 		c := s.dial()
 		conn, ctx := <-conns, context.Background()
+		require.NoError(t, c.TrustMember(bobMember, bob.Public()))
 		sent, err := c.Send(ctx, bob.Public(), "when you have time")
 		require.NoError(t, err)
 

@@ -30,7 +30,9 @@ const (
 type Outcome struct {
 	MessageID string
 	// MemberID is the recipient's, empty from a broker that does not tell. Name is what it is called; Pubkey is the key of the one session that the
-	// message went to, else the member's.
+	// message went to, else the member's. Of OutcomeAcked all three belong to the one who signed: Pubkey is the key that is pinned for MemberID, or the
+	// session's key that the message was sealed for, and Name is what the member is called in the list of members or was pinned for it; it is empty
+	// where neither is known.
 	MemberID, Name, Pubkey string
 	State                  OutcomeState
 	// Stage is queued, pushed or held while the message is pending.
@@ -42,7 +44,7 @@ type Outcome struct {
 	At time.Time
 	// By is client or transport where it is confirmed: a transport only took the bytes.
 	By string
-	// Receipt is the recipient's signature, of OutcomeAcked.
+	// Receipt is the recipient's signature, of OutcomeAcked. Its MemberPubkey is the key by which it was checked.
 	Receipt *wire.StoredReceipt
 	// ReceiptErr says why a receipt that the broker showed does not count: a *ReceiptError (it does not hold), ErrUnknownSend or ErrUnknownRecipient.
 	ReceiptErr error
@@ -97,8 +99,9 @@ type tracking struct {
 	to   string            // the key that a direct message is sealed for; empty for others
 	last []Outcome         // in the broker's order
 	at   map[recipient]int // where in last
-	// asked says that the recipients' keys were asked for: more than once is no use.
-	asked bool
+	// names are those of the members whose key in the list of members is the pinned one, by member id, as of asked.
+	names map[string]string
+	asked time.Time
 }
 
 // recipient tells the rows of one message apart.
@@ -187,33 +190,95 @@ func (t *tracking) take(ctx context.Context, j judgment) *Outcome {
 		if o.MemberID != j.memberID || o.State != OutcomePending && o.State != OutcomeUnsigned {
 			continue
 		}
-		if j.err != nil && t.judge(ctx, j.memberID, &j.receipt) != nil || t.proved(o) {
+		p, err := t.judge(ctx, o, &j.receipt)
+		if err != nil || t.proved(o) {
 			return nil
 		}
-		o.acked(&j.receipt)
+		o.acked(p)
 		return o
 	}
 	return nil
 }
 
-// judge is Client.judge with one try to pin the members' keys, for a recipient that was never seen before.
-func (t *tracking) judge(ctx context.Context, memberID string, r *wire.StoredReceipt) error {
-	err := t.c.judge(t.id, memberID, r)
-	if t.asked || !errors.Is(err, ErrUnknownRecipient) {
-		return err
-	}
-	t.asked = true
-	if _, merr := t.c.Members(ctx); merr != nil { // pins them
-		t.c.o.Logger.Debug("members", "cause", merr)
-		return err
-	}
-	return t.c.judge(t.id, memberID, r)
+// proof is a receipt that holds, and the name of the member that signed it, empty if it is not known.
+type proof struct {
+	receipt wire.StoredReceipt
+	name    string
 }
 
-func (o *Outcome) acked(r *wire.StoredReceipt) {
-	receipt := *r
-	o.State, o.Stage, o.Reason, o.By = OutcomeAcked, "", "", byClient
-	o.At, o.Receipt, o.ReceiptErr = time.UnixMilli(r.AckedAt), &receipt, nil
+// What is wrong with a receipt that holds, but is shown in the row of somebody else.
+var (
+	errRowKey  = errors.New("it is shown with a key that is not the signer's")
+	errRowName = errors.New("it is shown with a name that is not the signer's")
+)
+
+// judge checks a receipt that is shown for a recipient, and that the recipient is described as who signed it. It asks for the members' keys and
+// names where they are not known.
+func (t *tracking) judge(ctx context.Context, o *Outcome, r *wire.StoredReceipt) (proof, error) {
+	holds, err := t.c.judge(t.id, o.MemberID, r)
+	if errors.Is(err, ErrUnknownRecipient) {
+		t.ask(ctx) // pins them
+		holds, err = t.c.judge(t.id, o.MemberID, r)
+	}
+	if err != nil {
+		return proof{}, err
+	}
+	bySession := t.to != "" && o.Pubkey == t.to // a direct message is sealed for the signer, as it holds
+	if o.Pubkey != holds.MemberPubkey && !bySession {
+		return proof{}, &ReceiptError{MessageID: t.id, Cause: errRowKey}
+	}
+	name, err := t.nameOf(ctx, o)
+	if err != nil {
+		return proof{}, err
+	}
+	return proof{holds, name}, nil
+}
+
+// nameOf is the name of a recipient as far as it is known here: the one in the broker's row if it is pinned for the member, or is the member's in the
+// list. One that is another's is a *ReceiptError.
+func (t *tracking) nameOf(ctx context.Context, o *Outcome) (string, error) {
+	name := foldName(o.Name)
+	pinned, err := t.c.o.Pins.Get(t.c.o.MeshID, PinName, name)
+	switch {
+	case err != nil:
+		return "", err
+	case pinned == o.MemberID:
+		return o.Name, nil
+	case pinned != "":
+		return "", &ReceiptError{MessageID: t.id, Cause: errRowName}
+	}
+	if listed, known := t.names[o.MemberID]; !known || foldName(listed) != name {
+		t.ask(ctx)
+	}
+	listed, known := t.names[o.MemberID]
+	if known && foldName(listed) != name {
+		return "", &ReceiptError{MessageID: t.id, Cause: errRowName}
+	}
+	return listed, nil
+}
+
+// ask lists the members, which pins their keys, unless it was done a moment ago.
+func (t *tracking) ask(ctx context.Context) {
+	if !t.asked.IsZero() && time.Since(t.asked) < directoryAge {
+		return
+	}
+	members, err := t.c.Members(ctx)
+	t.asked = time.Now()
+	if err != nil {
+		t.c.o.Logger.Debug("members", "cause", err)
+		return
+	}
+	t.names = make(map[string]string, len(members))
+	for _, m := range members {
+		if !m.KeyChanged {
+			t.names[m.MemberID] = m.DisplayName
+		}
+	}
+}
+
+func (o *Outcome) acked(p proof) {
+	o.Name, o.State, o.Stage, o.Reason, o.By = p.name, OutcomeAcked, "", "", byClient
+	o.At, o.Receipt, o.ReceiptErr = time.UnixMilli(p.receipt.AckedAt), &p.receipt, nil
 }
 
 // byClient is Outcome.By of what a client acknowledged.
@@ -243,13 +308,15 @@ func (t *tracking) outcomes(ctx context.Context, status *wire.MessageStatusResul
 			o.State, o.Stage = OutcomeRefused, ""
 		}
 		if before := t.before(o); before != nil && before.State == OutcomeAcked {
-			o.acked(before.Receipt) // it is proved, whatever the broker says now
+			*o = *before // it is proved, whatever the broker says now
 			continue
 		}
 		if o.State != OutcomeUnsigned || r.Receipt == nil {
 			continue
 		}
-		if o.ReceiptErr = t.judge(ctx, o.MemberID, r.Receipt); o.ReceiptErr != nil {
+		p, err := t.judge(ctx, o, r.Receipt)
+		if err != nil {
+			o.ReceiptErr = err
 			continue
 		}
 		if proved[t.whose(o)] {
@@ -257,7 +324,7 @@ func (t *tracking) outcomes(ctx context.Context, status *wire.MessageStatusResul
 			continue
 		}
 		proved[t.whose(o)] = true
-		o.acked(r.Receipt)
+		o.acked(p)
 	}
 	return out
 }

@@ -173,6 +173,9 @@ func (p *program) showOutcome(o *client.Outcome) error {
 	}
 	switch o.State {
 	case client.OutcomeAcked:
+		if o.Name == "" { // nothing here says what the member is called that signed
+			who = shortKey(o.Pubkey)
+		}
 		return p.say("%s by %s at %s %s", p.paint(green, "acked"), p.paint(bold, who), p.clock(o.At), p.paint(green, "(signed)"))
 	case client.OutcomeUnsigned:
 		text := fmt.Sprintf("%s to %s at %s", p.paint(yellow, "delivered (unsigned)"), p.paint(bold, who), p.clock(o.At))
@@ -220,7 +223,7 @@ func receiptCode(err error) string {
 	}
 }
 
-// receiptJSON is a recipient's signature. Signed is what was checked; a receipt that was not, or does not hold, proves nothing.
+// receiptJSON is a recipient's signature. Of one that was checked, and holds, memberKey is the key by which it does; one that was not proves nothing.
 type receiptJSON struct {
 	AckedAt    string            `json:"ackedAt"`
 	Signature  string            `json:"signature"`
@@ -280,6 +283,6 @@ func deliveryOf(id, target string, all []client.Outcome) deliveryJSON {
 
 // outcomeHelp explains what send --wait and topic post --wait print.
 const outcomeHelp = `With --wait it then says for each recipient what became of the message, as it is settled: "acked by bo at 12:34:56 (signed)" is proved by
-bo's signature, which was checked against the key that is remembered; "delivered (unsigned)" is the broker's word; "held", "queued" and
-"pushed" say that it waits, "expired" and "refused" that it will never arrive. Exit code 0: all have signed; 7: all have confirmed it, not all
-of them signed; 5: somebody has not confirmed it; 3: somebody's mailbox was full.`
+bo's signature, which was checked against the key that is remembered for bo (where no name is known the key is shown); "delivered (unsigned)" is
+the broker's word; "held", "queued" and "pushed" say that it waits, "expired" and "refused" that it will never arrive. Exit code 0: all have
+signed; 7: all have confirmed it, not all of them signed; 5: somebody has not confirmed it; 3: somebody's mailbox was full.`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -228,5 +229,21 @@ func TestWaitFlag(t *testing.T) {
 	} {
 		p.timeoutGiven = tt.given
 		require.Equal(t, tt.want, p.patience(tt.flag), "%+v", tt)
+	}
+}
+
+// H28: what is said to be signed is shown under a name that is known, else under the key that was checked.
+func TestH28ASignerWithoutANameIsShownByItsKey(t *testing.T) {
+	t.Parallel()
+	key := strings.Repeat("ab", 32)
+	for shown, name := range map[string]string{"acked by bo at 12:00:00 (signed)\n": "bo", "acked by abababababababab at 12:00:00 (signed)\n": ""} {
+		var out bytes.Buffer
+		at := time.Date(2026, 5, 2, 12, 0, 0, 0, time.UTC)
+		p := &program{printer: &printer{out: &out, err: &out, zone: time.UTC, now: func() time.Time { return at }}}
+		o := client.Outcome{Name: name, Pubkey: key, State: client.OutcomeAcked, At: at, Receipt: &wire.StoredReceipt{MemberPubkey: key}}
+		require.NoError(t, p.showOutcome(&o))
+		require.Equal(t, shown, out.String())
+		v := recipientOf(&o)
+		require.Equal(t, []any{true, name, key, key}, []any{v.Signed, v.Name, v.Key, v.Receipt.MemberKey})
 	}
 }
