@@ -22,6 +22,7 @@ type claimPost struct {
 	// PeerPubkey becomes the member's key. Older clients send none; what they claim nobody could sign in with.
 	PeerPubkey string `json:"peer_pubkey"`
 	// Signature proves that who claims holds the key: by PeerPubkey over identity.JoinText, with the code in place of the token.
+	// It may be missing, but not where the key is a member's already: what the answer holds is for nobody who only knows that key.
 	Signature string `json:"signature"`
 }
 
@@ -59,6 +60,9 @@ var (
 	errClaimNoKey     = &claimRefusal{
 		http.StatusNotImplemented, "peer_pubkey_required",
 		"peer_pubkey, the member's ed25519 key, is required: nobody could sign in as a member without one; use a newer client",
+	}
+	errClaimProof = &claimRefusal{
+		http.StatusBadRequest, errJoinProofMissing.code, "peer_pubkey is a member's already, so a signature by it is required; use a newer client",
 	}
 )
 
@@ -122,10 +126,11 @@ func (b *Broker) claim(ctx context.Context, code string, f *claimPost) (a claimA
 	if err != nil {
 		return a, err
 	}
-	wrong := f.check()
+	wrong, proof := f.check(), identity.Join{InviteToken: code, PeerPubkey: f.PeerPubkey, Signature: f.Signature}
 	if invite.UsedCount >= invite.MaxUses {
-		// A member whose answer was lost asks again, and is told again; others are told no before they are told what is wrong with their keys.
-		if wrong != nil {
+		// A member whose answer was lost asks again, proves that it is that member, and is told again; all others are told no, before they are told what
+		// is wrong with their keys.
+		if wrong != nil || proof.Verify() != nil {
 			return a, errClaimExhausted
 		}
 		known, err := b.store.MemberByKey(ctx, mesh.ID, f.pubkey())
@@ -159,12 +164,15 @@ func (b *Broker) claim(ctx context.Context, code string, f *claimPost) (a claimA
 	if err != nil {
 		return a, malformedClaim("recipient_x25519_pubkey must be base64url of an x25519 key, 32 bytes")
 	}
-	if err := b.checkProof(identity.Join{InviteToken: code, PeerPubkey: f.PeerPubkey, Signature: f.Signature}); err != nil {
+	if err := b.checkProof(proof); err != nil {
 		return a, claimRefused(err)
 	}
 	member, already, err := b.redeem(ctx, invite, f.PeerPubkey, cmp.Or(f.DisplayName, nameOfClaimant), t)
 	if err != nil {
 		return a, claimRefused(err)
+	}
+	if already && f.Signature == "" { // judged behind redeem, which used nothing, because a key may be enrolled at any time before
+		return a, errClaimProof
 	}
 	return claimAnswer{
 		SealedRootKey: sealed, MeshID: mesh.ID, MemberID: member.ID, OwnerPubkey: mesh.OwnerPubkey, CanonicalV2: signed.Text(),

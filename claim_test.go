@@ -373,6 +373,58 @@ func TestH20ClaimProof(t *testing.T) {
 	require.Equal(t, http.StatusOK, postClaim(t, mesh.Broker, code, body).code)
 }
 
+// Keys of members are no secrets, so knowing one gets nobody the root key, by no invite in any state; and nothing is used up by trying.
+func TestH20MembersClaimNeedsItsProof(t *testing.T) {
+	t.Parallel()
+	for _, demanded := range []bool{false, true} {
+		mesh := withRootKey(t, func(o *broker.Options) { o.RequireJoinProof, o.JoinAddrRatePerMin = demanded, 1000 })
+		used, _ := shortInvite(t, mesh, broker.InviteOptions{})
+		good, _ := shortInvite(t, mesh, broker.InviteOptions{MaxUses: 5})
+		claimOK(t, mesh, used)
+		claimOK(t, mesh, good)
+		bo := newClaimant(t)
+		bo.key = mesh.Member("bo").Key
+		upper := strings.ToUpper(bo.key.Public())
+		for _, row := range []struct {
+			name   string
+			more   func(code string) frame
+			reason string // where the invite is good
+		}{
+			{"none", func(string) frame { return frame{"signature": nil} }, "join_proof_required"},
+			{"empty", func(string) frame { return frame{"signature": ""} }, "join_proof_required"},
+			{"none, in capitals", func(string) frame { return frame{"signature": nil, "peer_pubkey": upper} }, "join_proof_required"},
+			{"zeros", func(string) frame { return frame{"signature": strings.Repeat("0", 128)} }, "join_bad_signature"},
+			{"no hex", func(string) frame { return frame{"signature": "x"} }, "join_bad_signature"},
+			{"by another key", func(code string) frame {
+				return frame{"signature": hostKey(t).Sign(identity.JoinText(identity.TokenHash(code), bo.key.Public()))}
+			}, "join_bad_signature"},
+			{"over another code", func(string) frame { return frame{"signature": bo.body("another2")["signature"]} }, "join_bad_signature"},
+		} {
+			for code, want := range map[string]string{used: "410 exhausted", good: "400 " + row.reason} {
+				a := postClaim(t, mesh.Broker, code, merged(bo.body(code), row.more(code)))
+				require.Equal(t, want, fmt.Sprint(a.code, " ", a.body["error"]), row.name)
+				require.NotContains(t, a.body, "sealed_root_key", row.name)
+				require.NotContains(t, a.body, "member_id", row.name)
+			}
+		}
+		for _, code := range []string{used, good} {
+			uses := usesOf(t, mesh, code)
+			require.Equal(t, 1, uses)
+			for _, body := range []frame{bo.body(code), merged(bo.body(code), frame{
+				"peer_pubkey": upper, "signature": bo.key.Sign(identity.JoinText(identity.TokenHash(code), upper)),
+			})} {
+				a := postClaim(t, mesh.Broker, code, body)
+				require.Equal(t, http.StatusOK, a.code, a.body)
+				require.Equal(t, true, a.body["already_member"])
+				root, err := identity.OpenRootKey(a.body.Str("sealed_root_key"), bo.public, bo.secret)
+				require.NoError(t, err)
+				require.Equal(t, rootKeyOfTests, root)
+			}
+			require.Equal(t, uses, usesOf(t, mesh, code))
+		}
+	}
+}
+
 func TestClaimAnswersBesidesRefusals(t *testing.T) {
 	t.Parallel()
 	st := &hostStore{}

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -469,6 +470,132 @@ func TestInvitesOfMembersAreBounded(t *testing.T) {
 		require.Equal(t, "forbidden", ana.Request(signedV1(t, mesh, mesh.Owner, func(i *identity.InviteV1) { i.ExpiresAt += 5001 }))["code"])
 		time.Sleep(time.Hour + time.Second) // the first two have expired
 		created(t, ana, signedV1(t, mesh, mesh.Owner, nil))
+	})
+}
+
+// D23: an invite is known by its token and signed as what that says, so it is taken in one spelling. Else whoever has seen it could have it again after its end.
+func TestD23InviteHasOneSpelling(t *testing.T) {
+	t.Parallel()
+	mesh := withRootKey(t)
+	ana := mesh.Dial("ana")
+	parsed, err := identity.ParseInviteToken(signedV1(t, mesh, mesh.Owner, func(i *identity.InviteV1) { i.ExpiresAt = 4e9 }).Str("token"))
+	require.NoError(t, err)
+
+	// As older tools spell it, which is how the owner issued it.
+	issued := fmt.Sprintf(
+		`{"v":1,"mesh_id":%q,"mesh_slug":"test","broker_url":%q,"expires_at":4000000000,"mesh_root_key":%q,"role":"member","owner_pubkey":%q,"signature":%q}`,
+		mesh.ID, hostURL, rootKeyOfTests, mesh.Owner.Public(), parsed.Signature)
+	token := base64.RawURLEncoding.EncodeToString([]byte(issued))
+	one := created(t, ana, frame{"type": "invite_create", "token": token})
+	done(t, ana, frame{"type": "invite_revoke", "id": one.Str("id")})
+	again := frame{"type": "invite_create", "token": token}
+	require.Equal(t, "invite_exists", ana.Request(again)["code"])
+	anew, err := parsed.Sign(mesh.Owner)
+	require.NoError(t, err)
+	require.Equal(t, token, anew.Token(), "signed anew it is the same")
+
+	replaced := func(old, new string) string {
+		require.Contains(t, issued, old)
+		return strings.Replace(issued, old, new, 1)
+	}
+	for name, text := range map[string]string{
+		"a member more":                replaced(`{"v":1`, `{"x":1,"v":1`),
+		"a member more, at the end":    strings.TrimSuffix(issued, "}") + `,"":null}`,
+		"another order":                replaced(`{"v":1,"mesh_id":"`+mesh.ID+`",`, `{"mesh_id":"`+mesh.ID+`","v":1,`),
+		"white space inside":           replaced(`"v":1`, `"v": 1`),
+		"white space in front":         " " + issued,
+		"white space behind":           issued + "\n",
+		"an escape in a text":          replaced(`"test"`, `"t\u0065st"`),
+		"an escape in a name":          replaced(`"role"`, `"r\u006fle"`),
+		"escaped slashes":              replaced(`ws://`, `ws:\/\/`),
+		"a number with an exponent":    replaced(`4000000000`, `4e9`),
+		"a number with a fraction":     replaced(`4000000000`, `4000000000.0`),
+		"a version with a fraction":    replaced(`"v":1,`, `"v":1.0,`),
+		"a version with an exponent":   replaced(`"v":1,`, `"v":10e-1,`),
+		"a number that rounds to it":   replaced(`4000000000`, `4000000000.00000001`),
+		"a signature in capitals":      replaced(parsed.Signature, strings.ToUpper(parsed.Signature)),
+		"a signature half in capitals": replaced(parsed.Signature, strings.ToUpper(parsed.Signature[:64])+parsed.Signature[64:]),
+	} {
+		other := base64.RawURLEncoding.EncodeToString([]byte(text))
+		i, err := identity.ParseInviteToken(other)
+		require.NoError(t, err, name)
+		require.NoError(t, i.Verify(time.Now()), "%s: the owner's signature is good for it", name)
+		a := ana.Request(frame{"type": "invite_create", "token": other, "maxUses": 10000})
+		require.Equal(t, "invalid_args", a["code"], "%s: %v", name, a)
+		require.Contains(t, a["message"], "token", name)
+		_, err = mesh.Broker.UploadInvite(t.Context(), mesh.ID, other, broker.InviteUpload{})
+		require.ErrorIs(t, err, wire.InvalidArgs, name)
+	}
+	for name, other := range map[string]string{
+		"padding": token + "=", "a line break": token[:8] + "\n" + token[8:], "a space": token + " ",
+	} {
+		a := ana.Request(frame{"type": "invite_create", "token": other})
+		require.Equal(t, "invalid_args", a["code"], "%s: %v", name, a)
+	}
+	kept, err := mesh.Broker.Invites(t.Context(), mesh.ID)
+	require.NoError(t, err)
+	require.Len(t, kept, 1)
+}
+
+// D23: what has ended is kept, so that it does not come back; how much of it, members cannot choose, nor bury with it what is good.
+func TestD23InvitesThatAreKeptAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mesh := brokertest.New(t)
+		ana := mesh.Dial("ana")
+		start := time.Now().UTC()
+		kept := 0
+		keep := func(n int, change func(*store.Invite)) {
+			for range n {
+				kept++
+				i := store.Invite{
+					ID: fmt.Sprint("i", kept), MeshID: mesh.ID, TokenHash: fmt.Sprint("hash", kept), Version: 1, Role: "member", MaxUses: 1,
+					CreatedAt: start.Add(time.Duration(kept) * time.Millisecond), ExpiresAt: start.Add(time.Hour),
+				}
+				change(&i)
+				require.NoError(t, mesh.Store.CreateInvite(t.Context(), i))
+			}
+		}
+		good, revoked := func(*store.Invite) {}, func(i *store.Invite) { i.RevokedAt = start }
+		keep(10, good)
+		keep(990, revoked)
+		answer := ana.Request(frame{"type": "invite_list"})
+		require.Len(t, list(t, answer, "invites"), 1000)
+		require.NotContains(t, answer, "truncated")
+
+		keep(3998, revoked)
+		answer = ana.Request(frame{"type": "invite_list"})
+		ids := column(list(t, answer, "invites"), "id")
+		require.Equal(t, true, answer["truncated"])
+		require.Len(t, ids, 1000)
+		require.Equal(t, []string{"i4998", "i4997"}, ids[:2], "the newest first")
+		require.Equal(t, []string{"i4009", "i10", "i9"}, ids[989:992], "and all that are good")
+		require.Equal(t, "i1", ids[999])
+
+		next := func(n float64) frame {
+			return signedV1(t, mesh, mesh.Owner, func(i *identity.InviteV1) { i.ExpiresAt += n })
+		}
+		for n := range 2 {
+			done(t, ana, frame{"type": "invite_revoke", "id": created(t, ana, next(float64(n))).Str("id")})
+		}
+		a := ana.Request(next(2))
+		require.Equal(t, "forbidden", a["code"])
+		require.Contains(t, a["message"], "5000 invites")
+		require.Contains(t, a["message"], "ask the host")
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, "forbidden", ana.Request(next(3))["code"], "those that have expired count, too")
+		_, err := mesh.Broker.UploadInvite(t.Context(), mesh.ID, next(4).Str("token"), broker.InviteUpload{})
+		require.NoError(t, err, "the host is not bound")
+
+		// Of more good ones than are listed, which only a host can make, the newest are.
+		kept = 10000
+		start = time.Now().UTC()
+		keep(1200, good)
+		keep(5, revoked)
+		ids = column(list(t, ana.Request(frame{"type": "invite_list"}), "invites"), "id")
+		require.Len(t, ids, 1000)
+		require.Equal(t, "i11200", ids[0])
+		require.Equal(t, "i10201", ids[999])
 	})
 }
 

@@ -25,6 +25,13 @@ var (
 // maxLiveInvites is how many invites of a mesh may be good for something when a member uploads another; docs/protocol.md, invites.
 const maxLiveInvites = 1000
 
+// maxKeptInvites is how many invites of a mesh may be kept, whatever their state, when a member uploads another: those that have ended are kept, so that they
+// cannot be registered again.
+const maxKeptInvites = 5000
+
+// maxListedInvites is how many invites an invite_list shows.
+const maxListedInvites = 1000
+
 // errNotOwners refuses an invite that somebody else than the mesh's owner signed, or that somebody uploads who may not.
 var errNotOwners = &wire.Fault{
 	Code: wire.Forbidden, Text: "an invite must be signed by the key of the mesh's owner, and uploaded by the owner or an admin",
@@ -58,15 +65,54 @@ func (b *Broker) opInviteList(ctx context.Context, by Caller, _ wire.InviteList)
 	if err != nil {
 		return nil, fmt.Errorf("invites: %w", err)
 	}
-	list := &wire.InviteListResult{Header: wire.Header{Type: wire.TypeInviteListResult}, Invites: make([]wire.InviteInfo, len(all))}
-	for n := range all {
-		i := &all[n]
+	shown, truncated := listedInvites(all, now())
+	list := &wire.InviteListResult{
+		Header: wire.Header{Type: wire.TypeInviteListResult}, Invites: make([]wire.InviteInfo, len(shown)), Truncated: truncated,
+	}
+	for n := range shown {
+		i := &shown[n]
 		list.Invites[n] = wire.InviteInfo{
 			ID: i.ID, Version: i.Version, Role: i.Role, MaxUses: i.MaxUses, UsedCount: i.UsedCount, ExpiresAt: wire.FormatTime(i.ExpiresAt),
 			CreatedAt: wire.FormatTime(i.CreatedAt), RevokedAt: wire.FormatTimePtr(i.RevokedAt),
 		}
 	}
 	return list, nil
+}
+
+// listedInvites chooses those that a list shows of the invites of a mesh, newest first: those that are good before those that have ended, which nobody can bury
+// them under, and of both the newest.
+func listedInvites(all []store.Invite, t time.Time) (shown []store.Invite, truncated bool) {
+	if len(all) <= maxListedInvites {
+		return all, false
+	}
+	ended := max(0, maxListedInvites-liveInvites(all, t)) // how many of those there is room for
+	for n := range all {
+		good := isLive(&all[n], t)
+		if !good && ended == 0 {
+			continue
+		}
+		if !good {
+			ended--
+		}
+		if shown = append(shown, all[n]); len(shown) == maxListedInvites {
+			break
+		}
+	}
+	return shown, true
+}
+
+// isLive reports whether an invite is good for something.
+func isLive(i *store.Invite, t time.Time) bool {
+	return i.RevokedAt.IsZero() && i.ExpiresAt.After(t) && i.UsedCount < i.MaxUses
+}
+
+func liveInvites(all []store.Invite, t time.Time) (live int) {
+	for n := range all {
+		if isLive(&all[n], t) {
+			live++
+		}
+	}
+	return live
 }
 
 func (b *Broker) opInviteRevoke(ctx context.Context, by Caller, f wire.InviteRevoke) (wire.Message, error) {
@@ -209,7 +255,7 @@ type InviteUpload struct {
 }
 
 // UploadInvite registers an invite of version 1 whose token was signed elsewhere, so that the broker's process never sees the owner's key. The token holds the
-// mesh's root key; only its hash is kept. A token that is malformed, has expired or is another mesh's is a [wire.Fault] with code invalid_args, one
+// mesh's root key; only its hash is kept. A token that is malformed or not spelled as [identity.InviteV1.Token] does, has expired or is another mesh's is a [wire.Fault] with code invalid_args, one
 // by another key than the mesh owner's has code forbidden. store.ErrNotFound: no such mesh; store.ErrConflict: uploaded before.
 func (b *Broker) UploadInvite(ctx context.Context, meshID, token string, u InviteUpload) (store.Invite, error) {
 	return b.upload(ctx, meshID, signedInvite{version: 1, token: token}, u)
@@ -315,6 +361,8 @@ func (s *signedInvite) judgeV1(mesh *store.Mesh, t time.Time) (store.Invite, err
 	switch {
 	case err != nil && !errors.Is(err, identity.ClassBadSignature):
 		return store.Invite{}, noGood("token", err)
+	case !isCanonical(s.token, parsed):
+		return store.Invite{}, wire.BadField("token", "must be spelled as it was issued: the members of an invite in their order, no others, no white space")
 	case notURL != nil || where.Scheme != "ws" && where.Scheme != "wss" || where.Host == "":
 		return store.Invite{}, wire.BadField("token", "must hold a broker_url of the form ws://host/… or wss://host/…")
 	case parsed.MeshID != mesh.ID || parsed.MeshSlug != mesh.Slug:
@@ -326,6 +374,13 @@ func (s *signedInvite) judgeV1(mesh *store.Mesh, t time.Time) (store.Invite, err
 		ID: newID(), TokenHash: identity.TokenHash(s.token), Version: 1, Role: parsed.Role,
 		ExpiresAt: time.Unix(int64(min(parsed.ExpiresAt, maxExpiry)), 0).UTC(),
 	}, nil
+}
+
+// isCanonical reports whether a token is the one spelling of what it says. An invite is known by the hash of its token, but signed as what that says: if it could be
+// spelled in another way, whoever has seen it could register it again after its end, for as many uses as they like.
+func isCanonical(token string, parsed identity.InviteV1) bool {
+	parsed.Signature = strings.ToLower(parsed.Signature) // all that is not signed itself
+	return token == parsed.Token()
 }
 
 // noGood refuses an invite that cannot be read or has expired.
@@ -342,13 +397,11 @@ func (b *Broker) roomForInvite(ctx context.Context, by Caller, t time.Time) erro
 	if err != nil {
 		return fmt.Errorf("invites: %w", err)
 	}
-	live := 0
-	for n := range all {
-		if i := &all[n]; i.RevokedAt.IsZero() && i.ExpiresAt.After(t) && i.UsedCount < i.MaxUses {
-			live++
-		}
+	if len(all) >= maxKeptInvites {
+		return &wire.Fault{Code: wire.Forbidden, Text: fmt.Sprintf(
+			"%d invites of the mesh are kept, those that have ended, too, and members can add none; use one that is good, or ask the host for one", len(all))}
 	}
-	if live >= maxLiveInvites {
+	if live := liveInvites(all, t); live >= maxLiveInvites {
 		return &wire.Fault{Code: wire.Forbidden, Text: fmt.Sprintf("the mesh has %d invites that are good; revoke some first", live)}
 	}
 	return nil

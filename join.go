@@ -145,7 +145,7 @@ func (b *Broker) redeem(ctx context.Context, invite store.Invite, pubkey, name s
 	return m, already, nil
 }
 
-// checkProof judges the proof that who joins holds the key: it may be missing, unless the host demands it.
+// checkProof judges the proof that who joins holds the key: it may be missing, unless the host demands it. A claim demands it, besides, of who is a member.
 func (b *Broker) checkProof(proof identity.Join) error {
 	switch {
 	case proof.Signature != "" && proof.Verify() != nil:

@@ -164,7 +164,8 @@ func (c *Client) CreateInvite(ctx context.Context, o InviteOptions) (Invite, err
 	}
 }
 
-// Invites lists the invites of the mesh, the newest first, those that have ended, too. For admins. Neither links nor codes are in it.
+// Invites lists the invites of the mesh, the newest first, those that have ended, too. For admins. Neither links nor codes are in it. Of more than
+// 1000 the broker tells of as many: those that are good for something, then the newest of the others.
 func (c *Client) Invites(ctx context.Context) ([]wire.InviteInfo, error) {
 	var list wire.InviteListResult
 	err := c.call(ctx, &wire.InviteList{Header: header(wire.TypeInviteList)}, &list, true)

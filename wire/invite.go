@@ -128,7 +128,8 @@ type InviteList struct{ Header }
 // InviteListResult answers invite_list, newest first. It never holds a token or a code.
 type InviteListResult struct {
 	Header
-	Invites []InviteInfo `json:"invites"`
+	Invites   []InviteInfo `json:"invites"`             // at most 1000: of more, those that are good and then the newest
+	Truncated bool         `json:"truncated,omitempty"` // there are more
 }
 
 // InviteInfo is one invite.
