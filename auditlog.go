@@ -113,6 +113,11 @@ func (b *Broker) opAuditExport(ctx context.Context, by Caller, f wire.AuditExpor
 	if err != nil {
 		return nil, fmt.Errorf("audit key: %w", err)
 	}
+	if after == 0 {
+		if err := b.vouch(ctx, by.MeshID); err != nil {
+			return nil, err
+		}
+	}
 	head, entries, more, err := b.auditPage(ctx, by.MeshID, after, limit)
 	if err != nil {
 		return nil, err
@@ -129,6 +134,14 @@ func (b *Broker) opAuditExport(ctx context.Context, by Caller, f wire.AuditExpor
 		})
 	}
 	return page, nil
+}
+
+// vouch has the store sign the end of a log that is about to be exported: nothing proves anything of what lies behind the last checkpoint of a file.
+func (b *Broker) vouch(ctx context.Context, meshID string) error {
+	if err := b.store.CheckpointMesh(ctx, meshID, time.Now()); err != nil {
+		return fmt.Errorf("audit checkpoint: %w", err)
+	}
+	return nil
 }
 
 // errAuditMoves says that the log was pruned again and again while somebody tried to read it from its beginning.
@@ -296,12 +309,16 @@ func (b *Broker) AuditLog(ctx context.Context, q store.AuditQuery) (entries []st
 }
 
 // ExportAudit writes the audit log of a mesh to w as a file that package audit and `claudemesh audit verify` verify, as the log is when the call begins.
+// The log gets a checkpoint first, unless it ends with one: the file ends with it, but for what others write at that very moment.
 // It holds a page in memory at a time. An error leaves a torn file: [audit.ErrPruned] where entries were pruned meanwhile; store.ErrNotFound, which writes
 // nothing: no such mesh.
 func (b *Broker) ExportAudit(ctx context.Context, meshID string, w io.Writer) error {
 	key, err := b.store.AuditKey(ctx)
 	if err != nil {
 		return fmt.Errorf("audit key: %w", err)
+	}
+	if err := b.vouch(ctx, meshID); err != nil {
+		return err
 	}
 	_, err = audit.Export(w, time.Now(), func(after int64) (audit.Page, error) {
 		head, entries, more, err := b.auditPage(ctx, meshID, after, auditStep)

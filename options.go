@@ -63,8 +63,8 @@ type Options struct {
 	TopicRetention time.Duration
 	// SessionMailTTL is how long mail addressed to one session waits after that session was last seen. Default 24 h.
 	SessionMailTTL time.Duration
-	// AuditCheckpointInterval is the time after which a mesh's audit log gets a signed checkpoint, besides the one each 1000 entries. It is
-	// looked at every minute. Default 1 h; negative: never, so that a log that lost its end looks like one in which nothing happened.
+	// AuditCheckpointInterval is the time after which a mesh's audit log gets a signed checkpoint, besides the one each 1000 entries and at each
+	// export. It is looked at every minute. Default 1 h; negative: never, so that a log that lost its end looks like one in which nothing happened.
 	AuditCheckpointInterval time.Duration
 
 	// MaxMessageBytes bounds ciphertext, nonce and targetSpec of a message together. Default 65,536, at most 1 MiB less 16 KiB.

@@ -10,7 +10,8 @@
 //
 //	report, err := audit.Verify(file, audit.Options{Key: key, After: &kept, Now: time.Now()})
 //
-// What lies behind the newest checkpoint is vouched for by nobody yet. Without a key or a checkpoint of one's own a file proves nothing
+// What lies behind the newest checkpoint is vouched for by nobody yet, and the report warns of it ([Unvouched]); an export of an honest broker
+// ends with a checkpoint. Without a key or a checkpoint of one's own a file proves nothing
 // against whoever made it, and the report says so.
 package audit
 
@@ -49,7 +50,7 @@ type Header struct {
 
 // Entry is an entry of the log as it was hashed.
 type Entry struct {
-	// ID rises from entry to entry. It is not part of the hash.
+	// ID is the entry's place in the log, from 1, pruned ones included. It is not part of the hash.
 	ID        int64
 	EventType string
 	Actor     string // member id; empty: nobody of the mesh
@@ -61,8 +62,8 @@ type Entry struct {
 
 // Trailer is the last line of a file: the state of the log behind its last entry.
 type Trailer struct {
-	Count int64  // entries ever written, those before the anchor included
-	Hash  string // of the last
+	Count int64  `json:"count"` // entries ever written, those before the anchor included
+	Hash  string `json:"hash"`  // of the last
 }
 
 // Kept is a checkpoint by itself, as an auditor keeps it: what was promised about the log at one time, in the words of who promised it.
@@ -95,20 +96,35 @@ func (k Kept) entryHash() string {
 	return identity.ChainHash(k.Hash, k.MeshID, identity.CheckpointEvent, "", string(payload), k.CreatedAt)
 }
 
-// ParseKept reads a checkpoint from JSON, as [Report] holds it, or from the JSON of a whole report. It runs [Kept.Check].
-func ParseKept(raw []byte) (Kept, error) {
+// ParseKept reads what an auditor kept, for [Options]: a checkpoint as JSON, as [Report] holds it; or the JSON of a whole report, which, if it says
+// that the log was valid, also tells the end of the log as it was then (else nil). It runs [Kept.Check].
+func ParseKept(raw []byte) (Kept, *Trailer, error) {
 	var both struct {
 		Kept
+		Valid      bool  `json:"valid"`
 		Checkpoint *Kept `json:"checkpoint"`
 	}
 	if err := json.Unmarshal(bytes.TrimSpace(raw), &both); err != nil {
-		return Kept{}, errors.New("audit: the kept checkpoint is no JSON object with a checkpoint")
+		return Kept{}, nil, errors.New("audit: the kept checkpoint is no JSON object with a checkpoint")
 	}
-	k := both.Kept
-	if both.Checkpoint != nil {
-		k = *both.Checkpoint
+	if both.Checkpoint == nil {
+		return both.Kept, nil, both.Kept.Check()
 	}
-	return k, k.Check()
+	k, end := *both.Checkpoint, (*Trailer)(nil)
+	if both.Valid {
+		end = &Trailer{Count: both.Count, Hash: both.Hash}
+		if both.MeshID != k.MeshID || end.Count <= k.Count || end.check() != nil {
+			return k, nil, errors.New("audit: the kept report is damaged")
+		}
+	}
+	return k, end, k.Check()
+}
+
+func (t Trailer) check() error {
+	if t.Count < 0 || t.Count > maxNumber || !isHash(t.Hash) || (t.Hash == identity.ChainGenesis) != (t.Count == 0) {
+		return errors.New("audit: the kept end is damaged")
+	}
+	return nil
 }
 
 // maxNumber is the largest count and id: what every JSON reader takes for a whole number.

@@ -26,10 +26,10 @@ func verify(t testing.TB, text string, o audit.Options) audit.Report {
 	return r
 }
 
-// What no hash covers: the ids, and the time of the export.
-var uncovered = regexp.MustCompile(`(?m)^\{"id":[0-9]+,|"exportedAt":"[^"]*"`)
+// What no hash covers, and nothing else says: the time of the export.
+var uncovered = regexp.MustCompile(`"exportedAt":"[^"]*"`)
 
-// A changed byte anywhere makes a file invalid, but for a digit of an id that still rises, or of the time of the export.
+// A changed byte anywhere makes a file invalid, but for a digit of the time of the export.
 func TestEveryByteCounts(t *testing.T) {
 	t.Parallel()
 	text := goodLog().cut(6).file(t)
@@ -46,7 +46,7 @@ func TestEveryByteCounts(t *testing.T) {
 			passed++
 		}
 	}
-	require.Less(t, passed, 100)
+	require.Less(t, passed, 20)
 }
 
 // 10,000 entries verify, and what is done to one of them is found where it was done, wherever that is.
@@ -140,7 +140,7 @@ func TestLinesAreBounded(t *testing.T) {
 		require.True(t, verify(t, l.file(t), audit.Options{Key: clusterKey.Public()}).Valid, size)
 	}
 	text := goodLog().file(t)
-	at := strings.Index(text, `{"id":25,`)
+	at := strings.Index(text, `{"id":7,`)
 	for _, long := range []string{
 		text[:at] + strings.Repeat("x", audit.MaxLine) + text[at:],
 		text[:at] + strings.Repeat("x", audit.MaxLine+1),
@@ -173,6 +173,9 @@ func TestVerifyOptions(t *testing.T) {
 		"kept, unsigned":        {After: with(func(k *audit.Kept) { k.Signature = "" })},
 		"kept, signed by other": {After: with(func(k *audit.Kept) { k.Key = forgerKey.Public() })},
 		"kept, negative":        {After: with(func(k *audit.Kept) { k.Count = -1 })},
+		"end, negative":         {End: &audit.Trailer{Count: -1, Hash: strings.Repeat("0", 64)}},
+		"end without hash":      {End: &audit.Trailer{Count: 1}},
+		"end of nothing":        {End: &audit.Trailer{Count: 1, Hash: identity.ChainGenesis}},
 		"kept, time":            {After: with(func(k *audit.Kept) { k.CreatedAt = "2026-05-02T20:04:41Z" })},
 	} {
 		_, err := audit.Verify(strings.NewReader(text), o)
@@ -195,13 +198,20 @@ func TestReportsCheckpointIsKept(t *testing.T) {
 	require.NoError(t, err)
 	bare, err := json.Marshal(r.Checkpoint)
 	require.NoError(t, err)
-	for _, raw := range []string{string(whole), string(bare), " " + string(bare) + "\n"} {
-		kept, err := audit.ParseKept([]byte(raw))
+	end := &audit.Trailer{Count: r.Count, Hash: r.Hash}
+	for raw, want := range map[string]*audit.Trailer{
+		string(whole): end, string(bare): nil, " " + string(bare) + "\n": nil,
+		strings.Replace(string(whole), `"valid":true`, `"valid":false`, 1): nil, // it ends where the fault is, and is not what the log was
+	} {
+		kept, got, err := audit.ParseKept([]byte(raw))
 		require.NoError(t, err)
 		require.Equal(t, *r.Checkpoint, kept)
+		require.Equal(t, want, got)
 	}
-	for _, raw := range []string{"", "x", "{}", `[]`, `{"checkpoint":null}`, strings.Replace(string(bare), "count", "counts", 1)} {
-		_, err := audit.ParseKept([]byte(raw))
+	for _, raw := range []string{"", "x", "{}", `[]`, `{"checkpoint":null}`, strings.Replace(string(bare), "count", "counts", 1),
+		strings.Replace(string(whole), `"count":14`, `"count":13`, 1), strings.Replace(string(whole), r.Hash, "x", 1),
+		strings.Replace(string(whole), meshID, "other", 1)} {
+		_, _, err := audit.ParseKept([]byte(raw))
 		require.Error(t, err, raw)
 	}
 	l.add("peer_left", ana, `{}`).checkpoint()
@@ -378,14 +388,13 @@ func FuzzVerify(f *testing.F) {
 		}
 		require.NoError(t, w.Close(trailer))
 		require.Equal(t, string(raw), out.String())
-		if !known.Valid {
+		if !known.Valid || header.AnchorCount > kept.Count+1 { // what was kept lies before the file
 			return
 		}
 		require.True(t, known.AfterFound)
 		require.Equal(t, good.header.MeshID, header.MeshID)
 		require.Equal(t, good.header.Key, header.Key)
 		for i, want := range good.entries[header.AnchorCount:] {
-			want.ID = entries[i].ID // which is not hashed
 			require.Equal(t, want, entries[i])
 		}
 	})

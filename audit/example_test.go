@@ -22,5 +22,5 @@ func ExampleVerify() {
 	if !report.Valid {
 		fmt.Printf("entry %d, %s: %s\n", report.Fault.ID, report.Fault.Kind, report.Fault.Text)
 	}
-	// Output: entry 28, deleted: 1 entry was deleted between entry 22 and this one
+	// Output: entry 8, deleted: 1 entry was deleted between entry 6 and this one
 }

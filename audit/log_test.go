@@ -55,7 +55,7 @@ func newLog() *auditLog {
 // add appends an entry, ten seconds after the last.
 func (l *auditLog) add(typ, actor, payload string) *auditLog {
 	l.entries = append(l.entries, audit.Entry{
-		ID: int64(3*len(l.entries) + 7), EventType: typ, Actor: actor, Payload: []byte(payload), CreatedAt: identity.ChainTime(l.at),
+		ID: l.header.AnchorCount + int64(len(l.entries)) + 1, EventType: typ, Actor: actor, Payload: []byte(payload), CreatedAt: identity.ChainTime(l.at),
 	})
 	l.at = l.at.Add(10 * time.Second)
 	l.link(len(l.entries) - 1)
@@ -67,11 +67,11 @@ func (l *auditLog) checkpoint() *auditLog {
 	return l.add(identity.CheckpointEvent, "", `{}`)
 }
 
-// link computes the entries again from the i-th on: hashes, signatures and the trailer.
+// link computes the entries again from the i-th on: ids, hashes, signatures and the trailer.
 func (l *auditLog) link(from int) {
 	for i := from; i < len(l.entries); i++ {
 		e := &l.entries[i]
-		e.PrevHash = l.header.AnchorHash
+		e.ID, e.PrevHash = l.header.AnchorCount+int64(i)+1, l.header.AnchorHash
 		if i > 0 {
 			e.PrevHash = l.entries[i-1].Hash
 		}
@@ -89,10 +89,10 @@ func (l *auditLog) rehash(i int) {
 	e.Hash = identity.ChainHash(e.PrevHash, l.header.MeshID, e.EventType, e.Actor, string(e.Payload), e.CreatedAt)
 }
 
-// rechain computes prevHash and hash from the i-th entry on, and leaves payloads alone: what somebody can do who has no key.
+// rechain computes id, prevHash and hash from the i-th entry on, and leaves payloads alone: what somebody can do who has no key.
 func (l *auditLog) rechain(from int) {
 	for i := from; i < len(l.entries); i++ {
-		l.entries[i].PrevHash = l.header.AnchorHash
+		l.entries[i].ID, l.entries[i].PrevHash = l.header.AnchorCount+int64(i)+1, l.header.AnchorHash
 		if i > 0 {
 			l.entries[i].PrevHash = l.entries[i-1].Hash
 		}

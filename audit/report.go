@@ -39,6 +39,7 @@ type Caution string
 const (
 	UntrustedKey    Caution = "untrusted_key"    // no key was given, so the file's own was believed: it proves nothing against whoever made it
 	NoCheckpoint    Caution = "no_checkpoint"    // nobody vouches for anything in the file
+	Unvouched       Caution = "unvouched"        // there are entries behind the newest checkpoint: nothing proves anything of them
 	OldCheckpoint   Caution = "old_checkpoint"   // the newest checkpoint is older than the interval when the log ends
 	StaleCheckpoint Caution = "stale_checkpoint" // the newest checkpoint is older than the interval now: the end may be cut
 	TimeBack        Caution = "time_back"        // times go back

@@ -21,12 +21,13 @@ var update = flag.Bool("update", false, "write testdata anew")
 // vector is a case of testdata/vectors.json, for whoever verifies files by another program: the file NAME.jsonl, what the auditor knows,
 // and what there is to say. The texts of a report are for people and no part of the format.
 type vector struct {
-	Name     string      `json:"name"`
-	Key      string      `json:"key,omitempty"`
-	After    *audit.Kept `json:"after,omitempty"`
-	Interval int64       `json:"intervalMs,omitempty"`
-	Now      string      `json:"now,omitempty"`
-	Report   any         `json:"report"`
+	Name     string         `json:"name"`
+	Key      string         `json:"key,omitempty"`
+	After    *audit.Kept    `json:"after,omitempty"`
+	End      *audit.Trailer `json:"end,omitempty"`
+	Interval int64          `json:"intervalMs,omitempty"`
+	Now      string         `json:"now,omitempty"`
+	Report   any            `json:"report"`
 }
 
 // tampered is what somebody did to the good log, and what is to be found.
@@ -56,6 +57,16 @@ func later(d time.Duration) func(*audit.Options) {
 	return func(o *audit.Options) { o.Now = start.Add(d) }
 }
 
+// tail adds two entries behind the last checkpoint.
+func tail(l *auditLog) { l.add("message_sent", ana, `{}`).add("peer_left", ana, `{}`) }
+
+// ended is an auditor who kept where the log ended after what was done to it.
+func ended(do func(l *auditLog)) func(*audit.Options) {
+	l := goodLog()
+	do(l)
+	return func(o *audit.Options) { o.End = &l.trailer }
+}
+
 func tamperings() []tampered {
 	const at = 6 // the entry that most is done to
 	return []tampered{
@@ -71,8 +82,22 @@ func tamperings() []tampered {
 		{name: "pruned-after", do: func(l *auditLog) { l.prune(6) }, after: 9, index: -1},
 		{name: "pruned-after-anchor", do: func(l *auditLog) { l.prune(5) }, after: 4, index: -1}, // the kept checkpoint is the entry before the first
 		{name: "pruned-before-after", do: func(l *auditLog) { l.prune(6) }, after: 4, index: -1, open: []audit.Caution{audit.BeforeAnchor}},
-		{name: "tail-not-vouched-for", do: func(l *auditLog) { l.add("peer_left", ana, `{}`) }, index: -1},
-		{name: "tail-too-old", do: func(l *auditLog) { l.at = l.at.Add(2 * time.Hour); l.add("peer_left", ana, `{}`) }, index: -1, open: []audit.Caution{audit.OldCheckpoint}},
+		{name: "tail-not-vouched-for", do: tail, index: -1, open: []audit.Caution{audit.Unvouched}},
+		{name: "tail-kept", do: func(l *auditLog) { tail(l); l.add("peer_left", bo, `{}`).checkpoint() }, set: ended(tail), index: -1},
+		{name: "tail-kept-to-the-last", do: tail, set: ended(tail), index: -1, open: []audit.Caution{audit.Unvouched}},
+		{name: "tail-rewritten", do: func(l *auditLog) { tail(l); l.entries[14].Actor = bo; l.rechain(14) }, index: -1, open: []audit.Caution{audit.Unvouched}},
+		{name: "tail-rewritten-and-its-end-kept", do: func(l *auditLog) { tail(l); l.entries[14].Actor = bo; l.rechain(14); l.checkpoint() }, set: ended(tail), want: audit.KindRewritten, index: 15},
+		{name: "tail-cut", do: func(l *auditLog) { tail(l); l.cut(15) }, index: -1, open: []audit.Caution{audit.Unvouched}},
+		{name: "tail-cut-and-its-end-kept", do: func(l *auditLog) { tail(l); l.cut(15) }, set: ended(tail), want: audit.KindCut, index: -1},
+		{name: "tail-pruned", do: func(l *auditLog) { tail(l); l.add("peer_left", bo, `{}`).checkpoint().prune(16) }, set: ended(tail), index: -1},
+		{name: "tail-rewritten-and-pruned", do: func(l *auditLog) {
+			tail(l)
+			l.entries[14].Actor = bo
+			l.rechain(14)
+			l.add("peer_left", bo, `{}`).checkpoint().prune(16)
+		}, set: ended(tail), want: audit.KindRewritten, index: -1},
+		{name: "tail-pruned-and-more", do: func(l *auditLog) { tail(l); l.add("peer_left", bo, `{}`).checkpoint().prune(17) }, set: ended(tail), index: -1, open: []audit.Caution{audit.BeforeAnchor}},
+		{name: "tail-too-old", do: func(l *auditLog) { l.at = l.at.Add(2 * time.Hour); l.add("peer_left", ana, `{}`) }, index: -1, open: []audit.Caution{audit.Unvouched, audit.OldCheckpoint}},
 		{name: "time-back", do: func(l *auditLog) {
 			l.entries[at].CreatedAt = identity.ChainTime(start.Add(-time.Hour))
 			l.link(at)
@@ -83,6 +108,11 @@ func tamperings() []tampered {
 		}, index: -1},
 
 		{name: "changed-id", do: func(l *auditLog) { l.entries[at].ID = l.entries[at-1].ID }, want: audit.KindChanged, index: at},
+		{name: "changed-id-that-rises", do: func(l *auditLog) {
+			for i := at; i < len(l.entries); i++ {
+				l.entries[i].ID += 3
+			}
+		}, want: audit.KindChanged, index: at},
 		{name: "changed-event-type", do: func(l *auditLog) { l.entries[at].EventType = "apikey_revoked" }, want: audit.KindChanged, index: at},
 		{name: "changed-actor", do: func(l *auditLog) { l.entries[at].Actor = ana }, want: audit.KindChanged, index: at},
 		{name: "changed-actor-to-none", do: func(l *auditLog) { l.entries[at].Actor = "" }, want: audit.KindChanged, index: at},
@@ -139,8 +169,8 @@ func tamperings() []tampered {
 		}, want: audit.KindBroken, index: at},
 
 		{name: "cut", do: func(l *auditLog) { l.cut(11) }, after: 13, want: audit.KindCut, index: -1},
-		{name: "cut-and-nothing-kept", do: func(l *auditLog) { l.cut(11) }, index: -1},
-		{name: "cut-and-nothing-kept-but-the-time", do: func(l *auditLog) { l.cut(11) }, set: later(3 * time.Hour), index: -1, open: []audit.Caution{audit.StaleCheckpoint}},
+		{name: "cut-and-nothing-kept", do: func(l *auditLog) { l.cut(11) }, index: -1, open: []audit.Caution{audit.Unvouched}},
+		{name: "cut-and-nothing-kept-but-the-time", do: func(l *auditLog) { l.cut(11) }, set: later(3 * time.Hour), index: -1, open: []audit.Caution{audit.Unvouched, audit.StaleCheckpoint}},
 		{name: "cut-to-nothing", do: func(l *auditLog) { l.cut(0) }, after: 4, want: audit.KindCut, index: -1},
 		{name: "torn", text: func(s string) string { return s[:len(s)-40] }, want: audit.KindCut, index: -1},
 		{name: "torn-at-a-line", text: func(s string) string { return s[:strings.LastIndex(s[:len(s)-1], "\n")+1] }, want: audit.KindCut, index: -1},
@@ -170,7 +200,8 @@ func tamperings() []tampered {
 		{name: "rewritten-with-the-key-and-pruned", do: func(l *auditLog) { l.entries[2].Actor = bo; l.link(0); l.prune(5) }, after: 4, want: audit.KindRewritten, index: -1},
 		{name: "checkpoint-that-is-none", do: func(l *auditLog) { l.entries[4].Payload = []byte(`{}`); l.rechain(4) }, want: audit.KindRewritten, index: 4},
 		{name: "checkpoint-by-a-member", do: func(l *auditLog) { l.entries[4].Actor = ana; l.rechain(4) }, want: audit.KindRewritten, index: 4},
-		{name: "anchor-count", do: func(l *auditLog) { l.prune(6); l.header.AnchorCount++; l.trailer.Count++ }, want: audit.KindAnchor, index: 3},
+		{name: "anchor-count", do: func(l *auditLog) { l.prune(6); l.header.AnchorCount++; l.trailer.Count++ }, want: audit.KindAnchor, index: 0},
+		{name: "anchor-count-with-ids", do: func(l *auditLog) { l.prune(6); l.header.AnchorCount++; l.rechain(0) }, want: audit.KindAnchor, index: 3},
 		{name: "anchor-hash", do: func(l *auditLog) { l.prune(6); l.header.AnchorHash = strings.Repeat("0", 64) }, want: audit.KindAnchor, index: -1},
 		{name: "anchor-moved", do: func(l *auditLog) { l.prune(6); l.entries = l.entries[1:] }, want: audit.KindDeleted, index: 0},
 		{name: "header-key", do: func(l *auditLog) { l.header.Key = forgerKey.Public() }, want: audit.KindKey, index: -1},
@@ -182,12 +213,12 @@ func tamperings() []tampered {
 
 		{name: "format", text: replaceOnce("audit/1", "audit/2"), want: audit.KindMalformed, index: -1},
 		{name: "no-header", text: func(s string) string { return s[strings.Index(s, "\n")+1:] }, want: audit.KindMalformed, index: -1},
-		{name: "duplicate-name", text: replaceOnce(`{"id":25,`, `{"id":25,"id":25,`), want: audit.KindMalformed, index: at},
-		{name: "unknown-name", text: replaceOnce(`{"id":25,`, `{"id":25,"x":1,`), want: audit.KindMalformed, index: at},
-		{name: "other-case", text: replaceOnce(`{"id":25,`, `{"ID":25,`), want: audit.KindMalformed, index: at},
-		{name: "white-space", text: replaceOnce(`{"id":25,`, `{"id": 25,`), want: audit.KindMalformed, index: at},
+		{name: "duplicate-name", text: replaceOnce(`{"id":7,`, `{"id":7,"id":7,`), want: audit.KindMalformed, index: at},
+		{name: "unknown-name", text: replaceOnce(`{"id":7,`, `{"id":7,"x":1,`), want: audit.KindMalformed, index: at},
+		{name: "other-case", text: replaceOnce(`{"id":7,`, `{"ID":7,`), want: audit.KindMalformed, index: at},
+		{name: "white-space", text: replaceOnce(`{"id":7,`, `{"id": 7,`), want: audit.KindMalformed, index: at},
 		{name: "escapes", text: replaceOnce(`"apikey_created"`, `"\u0061pikey_created"`), want: audit.KindMalformed, index: at},
-		{name: "number", text: replaceOnce(`{"id":25,`, `{"id":2.5e1,`), want: audit.KindMalformed, index: at},
+		{name: "number", text: replaceOnce(`{"id":7,`, `{"id":0.7e1,`), want: audit.KindMalformed, index: at},
 		{name: "payload-not-canonical", text: replaceOnce(`{"capabilities":`, `{ "capabilities":`), want: audit.KindMalformed, index: at},
 		{name: "payload-no-object", do: func(l *auditLog) { l.entries[at].Payload = []byte(`[]`); l.rechain(at) }, want: audit.KindMalformed, index: at},
 		{name: "type-with-a-separator", do: func(l *auditLog) { l.entries[at].EventType = "apikey|created"; l.rechain(at) }, want: audit.KindMalformed, index: at},
@@ -225,7 +256,7 @@ func TestD39TamperedLogsAreFound(t *testing.T) {
 		if c.set != nil {
 			c.set(&o)
 		}
-		v.Key, v.After, v.Interval = o.Key, o.After, o.Interval.Milliseconds()
+		v.Key, v.After, v.End, v.Interval = o.Key, o.After, o.End, o.Interval.Milliseconds()
 		if !o.Now.IsZero() {
 			v.Now = identity.ChainTime(o.Now)
 		}

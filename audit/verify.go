@@ -21,6 +21,9 @@ type Options struct {
 	Key string
 	// After is a checkpoint that the auditor kept: the file must go on from there.
 	After *Kept
+	// End is the end of the log as it was once, from a report that the auditor kept: the file must have that hash at that place, too. Unlike After
+	// it says something of the entries behind the newest checkpoint of that time.
+	End *Trailer
 	// Interval is the time between two checkpoints of the broker. Default 1 h; negative: their age is not looked at.
 	Interval time.Duration
 	// Now is the time that the newest checkpoint's age is compared with; zero: with the newest entry only.
@@ -107,6 +110,11 @@ type verifier struct {
 
 // Check reports what is wrong with the options: a key that is none, a kept checkpoint that is not good by itself, or one by another key.
 func (o Options) Check() error {
+	if o.End != nil {
+		if err := o.End.check(); err != nil {
+			return err
+		}
+	}
 	switch key := strings.ToLower(o.Key); {
 	case key != "" && !isHex(key, 64):
 		return errors.New("audit: the key must be 64 hex digits")
@@ -200,6 +208,14 @@ func (v *verifier) begin(h Header) {
 		r.warn(BeforeAnchor, fmt.Sprintf(
 			"the kept checkpoint is entry number %d of the log, and the file begins with number %d: what lies before cannot be compared", after.Count+1, h.AnchorCount+1))
 	}
+	switch end := v.o.End; {
+	case v.done || end == nil:
+	case end.Count == h.AnchorCount && end.Hash != h.AnchorHash:
+		v.fault(about(KindRewritten, 1, "the first entry does not follow the kept end, which was just before: what was kept was made anew"))
+	case end.Count < h.AnchorCount && after == nil:
+		r.warn(BeforeAnchor, fmt.Sprintf(
+			"the kept end is entry number %d of the log, and the file begins with number %d: what lies before cannot be compared", end.Count, h.AnchorCount+1))
+	}
 }
 
 // sum is the hash of an entry that follows prev.
@@ -224,8 +240,11 @@ func (v *verifier) entry(e *Entry) {
 			v.fault(f)
 		}
 		return
-	case e.ID <= v.lastID:
-		v.fault(at(KindChanged, index, e.ID, "its id is not above that of the entry before, %d", v.lastID))
+	case e.ID != r.Count+1 && index == 0:
+		v.fault(at(KindAnchor, index, e.ID, "its id says that it is entry number %d of the log, and by the header's anchorCount it is number %d", e.ID, r.Count+1))
+		return
+	case e.ID != r.Count+1:
+		v.fault(at(KindChanged, index, e.ID, "its id is not its place: it is entry number %d of the log", r.Count+1))
 		return
 	}
 	v.date(e)
@@ -246,6 +265,10 @@ func (v *verifier) entry(e *Entry) {
 			return
 		}
 		r.AfterFound = true
+	}
+	if end := v.o.End; end != nil && end.Count == r.Count+1 && e.Hash != end.Hash {
+		v.fault(at(KindRewritten, index, e.ID, "entry number %d of the log was another one when it was the last: this entry or others before it were made anew", end.Count))
+		return
 	}
 	v.seen.add(e.Hash, e.ID)
 	v.prev, v.lastID = e.Hash, e.ID
@@ -334,6 +357,8 @@ func (v *verifier) end(number int64, torn bool) {
 		v.fault(about(KindCut, number, "the file is torn: its last line is missing"))
 	case after != nil && after.Count >= r.Count:
 		v.fault(about(KindCut, number-1, "the end is missing: the kept checkpoint is entry number %d of the log, and the file ends with number %d", after.Count+1, r.Count))
+	case v.o.End != nil && v.o.End.Count > r.Count:
+		v.fault(about(KindCut, number-1, "the end is missing: the log had %d entries when the kept report was made, and the file ends with number %d", v.o.End.Count, r.Count))
 	case v.header.Key != r.Key:
 		v.fault(about(KindKey, 1, "the header names another key than the one given"))
 	}
@@ -352,6 +377,13 @@ func (v *verifier) close() Report {
 	}
 	if r.Checkpoint == nil {
 		r.warn(NoCheckpoint, "there is no checkpoint: nobody vouches for this file")
+	}
+	if r.Checkpoint != nil && r.Unvouched > 0 {
+		last, them := "last entry is", "it"
+		if r.Unvouched > 1 {
+			last, them = fmt.Sprintf("last %d entries are", r.Unvouched), "them"
+		}
+		r.warn(Unvouched, fmt.Sprintf("the %s vouched for by no signature: whoever had the file or the store could have written %s", last, them))
 	}
 	if limit := v.o.Interval + margin; v.o.Interval > 0 && r.Checkpoint != nil {
 		if age := v.newest.Sub(v.signed); age > limit {

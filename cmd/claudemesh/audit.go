@@ -108,8 +108,8 @@ type auditExportCmd struct {
 }
 
 func (auditExportCmd) Help() string {
-	return `The file is as the log was when the export began. It is verified while it is written: a broken log is exported all the same,
-with code 9. Keep the key and the checkpoint that are printed where those who run the broker cannot change them: with them
+	return `The file is as the log was when the export began, with a checkpoint behind it, which the broker makes for it. It is verified while it is written: a broken log is exported all the same,
+with code 9. Keep the key and the checkpoint that are printed (or the whole output of --json) where those who run the broker cannot change them: with them
 audit verify finds what was done to the log, also by who has the broker's key.
 
 JSON: type audit_exported, file, meshId, entries, anchorCount, count, hash, key, valid, checkpoint (null: there is none). Without --out
@@ -168,12 +168,19 @@ func (c auditExportCmd) Run(p *program) error {
 		if c.Out == "" {
 			tell = func(format string, args ...any) error { p.note(format, args...); return nil }
 		}
-		err = errors.Join(tell("Exported %d entries of mesh %s%s.", made.Entries, m.slug(), before(made.Header.AnchorCount)), p.keep(tell, made.Header.Key, report.Checkpoint))
+		err = errors.Join(tell("Exported %s of mesh %s%s.", entries(made.Entries), m.slug(), before(made.Header.AnchorCount)), p.keep(tell, made.Header.Key, report.Checkpoint))
 	}
 	if err == nil && !report.Valid {
 		err = failf(exitAuditBroken, string(report.Fault.Kind), "The log is broken: %s", whatIsWrong(report.Fault))
 	}
 	return err
+}
+
+func entries(n int64) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }
 
 // before says what a file does not hold.
@@ -188,7 +195,7 @@ func before(anchor int64) string {
 func (p *program) keep(tell func(string, ...any) error, key string, c *audit.Kept) error {
 	err := tell("Key, for --key: %s", key)
 	if c == nil {
-		return errors.Join(err, tell("There is no checkpoint yet; one comes each hour."))
+		return errors.Join(err, tell("There is no checkpoint, so nothing to keep; the next export ends with one."))
 	}
 	raw, err2 := json.Marshal(c)
 	return errors.Join(err, err2, tell("Newest checkpoint, for --after:\n%s", raw))
@@ -279,12 +286,12 @@ func replaceFile(path string, write func(io.Writer) error) error {
 type auditVerifyCmd struct {
 	File     string        `arg:"" optional:"" help:"An exported file, or - for stdin. Without it the broker is asked."`
 	Key      string        `placeholder:"HEX" help:"The key that signs the log's checkpoints, as audit export printed it. Default: the one of --after, else the file's own, which proves nothing against whoever made the file."`
-	After    string        `placeholder:"FILE|JSON" help:"A checkpoint that you kept: the file must go on from there."`
+	After    string        `placeholder:"FILE|JSON" help:"A checkpoint that you kept: the file must go on from there. A whole report tells where the log ended, too."`
 	Interval time.Duration `default:"1h" help:"How old the newest checkpoint may be, as the broker is set; 0: any age."`
 }
 
 func (auditVerifyCmd) Help() string {
-	return `With a file: 0 when it is sound, 8 when it is but leaves something open (no --key, an old checkpoint, …), 9 when it is broken; the first
+	return `With a file: 0 when it is sound, 8 when it is but leaves something open (no --key, an old checkpoint, entries behind it, …), 9 when it is broken; the first
 entry that is wrong is named. The newest checkpoint is printed: keep it for --after next time, as JSON, or the whole output of --json.
 
 Without a file the broker verifies what it has, which finds what was done to its store and not what the broker does. Members that are no
@@ -314,11 +321,11 @@ func (c auditVerifyCmd) Run(p *program) error {
 				return fileFailure("read the kept checkpoint", err)
 			}
 		}
-		kept, err := audit.ParseKept(raw)
+		kept, end, err := audit.ParseKept(raw)
 		if err != nil {
 			return badAuditOption(err)
 		}
-		o.After = &kept
+		o.After, o.End = &kept, end
 	}
 	if err := o.Check(); err != nil {
 		return badAuditOption(err)
@@ -376,11 +383,18 @@ func (p *program) showReport(r audit.Report, after bool) error {
 	if !r.Valid {
 		state = p.paint(red, "broken")
 	}
-	lines := []string{fmt.Sprintf("%s: %d entries of mesh %s%s", state, r.Entries, line(r.MeshID), before(r.AnchorCount))}
+	lines := []string{fmt.Sprintf("%s: %s of mesh %s%s", state, entries(r.Entries), line(r.MeshID), before(r.AnchorCount))}
 	if r.Entries > 0 {
 		lines = append(lines, fmt.Sprintf("from %s to %s", r.First, r.Last))
 	}
-	lines = append(lines, fmt.Sprintf("%d checkpoints; the entries behind the newest are vouched for by nobody yet: %d", r.Checkpoints, r.Unvouched))
+	checkpoints := "1 checkpoint"
+	if r.Checkpoints != 1 {
+		checkpoints = fmt.Sprintf("%d checkpoints", r.Checkpoints)
+	}
+	if r.Checkpoints > 0 {
+		checkpoints += fmt.Sprintf("; entries behind the newest, which no signature vouches for: %d", r.Unvouched)
+	}
+	lines = append(lines, checkpoints)
 	if r.AfterFound {
 		lines = append(lines, "the kept checkpoint is in the log at its place")
 	} else if after {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -90,7 +91,7 @@ func TestAuditExportAndVerify(t *testing.T) {
 		require.Equal(t, true, report["afterFound"])
 	}
 	text := stranger.ok("audit", "verify", path, "--after", keptFile)
-	require.Regexp(t, `^valid: 10\d\d entries of mesh \S+\nfrom \S+ to \S+\n1 checkpoints; .*: \d+\nthe kept checkpoint is in the log at its place\nKey, for --key: [0-9a-f]{64}\nNewest checkpoint, for --after:\n\{.*\}\n$`, text)
+	require.Regexp(t, `^valid: 10\d\d entries of mesh \S+\nfrom \S+ to \S+\n2 checkpoints; .*: 0\nthe kept checkpoint is in the log at its place\nKey, for --key: [0-9a-f]{64}\nNewest checkpoint, for --after:\n\{.*\}\n$`, text)
 	require.JSONEq(t, string(kept), strings.Split(strings.TrimSpace(text), "\n")[6])
 	require.Contains(t, stranger.fails(exitAuditOpen, "audit", "verify", path), "proves nothing")
 	raw, err := os.ReadFile(path)
@@ -115,6 +116,15 @@ func TestAuditExportAndVerify(t *testing.T) {
 	broken(strings.Replace(string(raw), `"label":"x"`, `"label":"y"`, 1), "changed")
 	broken(strings.Join(lines[:500], ""), "torn")
 	broken(strings.Join(lines[:1], "")+`{"end":true,"count":0,"hash":"genesis"}`+"\n", "end is missing", "--after", keptFile)
+	// Behind the last checkpoint nobody needs a key; it is said, and who kept a whole report finds it.
+	var last struct {
+		PrevHash string `json:"prevHash"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-3]), &last))
+	shorter := strings.Join(lines[:len(lines)-3], "") + fmt.Sprintf(`{"end":true,"count":%d,"hash":"%s"}`+"\n", len(lines)-4, last.PrevHash)
+	require.NoError(t, os.WriteFile(bad, []byte(shorter), 0o600))
+	require.Contains(t, stranger.fails(exitAuditOpen, "audit", "verify", bad, "--key", key), "entries are vouched for by no signature")
+	broken(shorter, "end is missing", "--after", whole)
 	broken("", "torn")
 	r = stranger.run("--json", "audit", "verify", bad)
 	require.Equal(t, exitAuditBroken, r.code)

@@ -1016,7 +1016,7 @@ var auditLogs = checks{
 		together(len(made), func(i int) { made[i] = w.CheckpointMesh(w.ctx, "m", after(time.Minute)) })
 		require.NoError(w, errors.Join(made...))
 		require.Len(w, types("m"), n+2, "of many at once one")
-		due, err := w.CheckpointAudit(w.ctx, after(time.Minute+time.Hour-time.Microsecond).Truncate(time.Millisecond), time.Hour, 10)
+		due, err := w.CheckpointAudit(w.ctx, after(time.Minute).Truncate(time.Millisecond).Add(time.Hour-time.Microsecond), time.Hour, 10)
 		require.NoError(w, err)
 		require.Equal(w, 1, due, "n; the hour of m is counted from it")
 	},
