@@ -3,7 +3,6 @@ package broker_test
 import (
 	"encoding/base64"
 	"fmt"
-	"math"
 	"net/url"
 	"time"
 
@@ -280,7 +279,7 @@ func wallInvite(d *draw) frame {
 			code = d.keep(d.theirs("code")) // is in use, which it may hear
 		}
 		v2, err := identity.InviteV2{
-			MeshID: at.id, InviteID: id, ExpiresAt: math.Floor(float64(time.Now().Unix())) + 3600, Role: d.pick("member", "admin"),
+			MeshID: at.id, InviteID: id, ExpiresAt: float64(time.Now().Unix()) + 3600, Role: d.pick("member", "admin"),
 		}.Sign(by.owner)
 		if err != nil {
 			d.w.t.Errorf("invite: %v", err)
